@@ -1,0 +1,1 @@
+#include "api/completion_request.h"

@@ -1,0 +1,1 @@
+#include "api/models_reply.h"

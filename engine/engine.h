@@ -1,0 +1,175 @@
+/* The door of engine/: one loaded model and the thread that steps it.
+ *
+ * Threads. open and close: one thread. All other functions may be called by any thread. The step thread calls the
+ * request's sink; a sink must not block and must not call the engine except em_engine_cancel.
+ *
+ * Ownership. em_engine_submit takes the request when it returns 0. Each event belongs to the sink, which frees it with
+ * em_event_free. Every accepted request gets exactly one event with `last` set, also after cancel, timeout, failure or
+ * close; the sink is not called after it.
+ *
+ * Units. Positions, lengths and counts are tokens; times are nanoseconds of CLOCK_MONOTONIC; texts are UTF-8 with
+ * explicit lengths in bytes. */
+#ifndef EM_ENGINE_ENGINE_H
+#define EM_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+#include "engine/sampler.h"
+#include "engine/tokenizer.h" /* em_ids */
+
+/* --- opening ------------------------------------------------------------------------------------------------ */
+
+typedef struct em_engine_opts {
+    const char *model_dir;
+    int32_t n_threads;        /* compute threads; 0: as many as the process may use */
+    int32_t max_len;          /* --max-model-len; 0: the model's */
+    int32_t max_seqs;         /* --max-num-seqs: sequences that share a step */
+    int32_t max_batch_tokens; /* --max-num-batched-tokens: tokens in one step */
+    int64_t kv_cache_bytes;   /* --kv-cache-bytes; 0: default */
+    int32_t kv_block_tokens;  /* --kv-block-tokens; 0: default */
+    const char *engram_tier;  /* "auto", "ram", "mmap" */
+    int32_t max_queue;        /* requests waiting at most; submit gives -EBUSY beyond */
+    void (*on_progress)(void *ctx, const char *phase, double fraction); /* while opening; may be NULL */
+    void *progress_ctx;
+} em_engine_opts;
+
+typedef struct em_engine em_engine;
+
+int em_engine_open(const em_engine_opts *opts, em_engine **ret_engine, em_error *err);
+/* Cancels what is left, joins the step thread. NULL is fine; returns NULL. */
+em_engine *em_engine_close(em_engine *e);
+
+/* Facts that do not change while the engine is open; strings belong to the engine. */
+typedef struct em_engine_info {
+    int32_t vocab_size, max_len;
+    int32_t bos_id, eos_id;   /* -1: none */
+    bool has_tokenizer;       /* false: prompts must be ids, answers have no text */
+    bool add_bos;             /* tokenizer_config.json: add_bos_token */
+    const char *backend;      /* "cpu/avx512" */
+    int32_t n_threads, max_seqs, max_batch_tokens;
+    uint64_t weight_bytes, table_bytes, kv_bytes; /* memory by kind */
+    int32_t n_engram_tables;
+    const char *engram_tier;  /* "ram", "mmap"; "none" without tables */
+} em_engine_info;
+void em_engine_get_info(const em_engine *e, em_engine_info *ret_info);
+
+/* --- text and ids ------------------------------------------------------------------------------------------- */
+
+/* Appends ids of valid UTF-8 text; special: spellings of added tokens become ids. No BOS. -ENOTSUP without a tokenizer, -E2BIG
+ * when more than max_ids (0: no limit), -ENOMEM. */
+int em_engine_tokenize(const em_engine *e, const char *text, size_t len, bool special, size_t max_ids, em_ids *ids);
+
+/* Bytes of one id, as em_tokenizer_bytes; length 0 without a tokenizer. Owned by the engine. */
+const uint8_t *em_engine_token_bytes(const em_engine *e, int32_t id, size_t *ret_len);
+/* Marked special in tokenizer.json (BOS, EOS, ...): such tokens put no text into an answer. */
+bool em_engine_token_is_special(const em_engine *e, int32_t id);
+
+/* --- requests ----------------------------------------------------------------------------------------------- */
+
+typedef struct em_prompt {
+    int32_t *ids; /* malloc'd; n_ids >= 1, all inside the vocabulary */
+    int32_t n_ids;
+} em_prompt;
+
+typedef struct em_stop {
+    char *text;   /* malloc'd, len >= 1 bytes of UTF-8 */
+    size_t len;
+} em_stop;
+
+#define EM_REQUEST_ID_MAX 64
+
+/* What a client asked, immutable after submit. Choices are numbered prompt * n + sample. */
+typedef struct em_request {
+    char id[EM_REQUEST_ID_MAX + 1]; /* for logs */
+    em_prompt *prompts;   /* [n_prompts] malloc'd */
+    int32_t n_prompts;    /* >= 1 */
+    int32_t n;            /* samples of each prompt, >= 1 */
+    int32_t max_tokens;   /* of each choice, >= 0; cut to what fits behind each prompt */
+    em_sampling sampling; /* choice number feeds the draw, so samples differ */
+    em_stop *stops;       /* [n_stops] malloc'd: generated text ends before the first match */
+    int32_t n_stops;
+    bool ignore_eos;
+    int32_t logprobs;     /* -1: none; else alternatives per token, 0..EM_MAX_LOGPROBS */
+    bool prompt_logprobs; /* with logprobs >= 0: also for the prompt's tokens, as one EM_EVENT_PROMPT per choice */
+    uint64_t deadline_ns; /* 0: none; past it the request ends with EM_FINISH_TIMEOUT */
+} em_request;
+
+em_request *em_request_free(em_request *r); /* NULL and half-built are fine; returns NULL */
+
+typedef enum em_finish {
+    EM_FINISH_NONE,     /* still running */
+    EM_FINISH_STOP,     /* EOS or a stop string */
+    EM_FINISH_LENGTH,   /* max_tokens or the model's length */
+    EM_FINISH_CANCEL,   /* em_engine_cancel or close */
+    EM_FINISH_TIMEOUT,  /* deadline_ns */
+    EM_FINISH_ERROR,    /* error says why */
+} em_finish;
+
+/* One token of a prompt or an answer. */
+typedef struct em_event_token {
+    int32_t id;
+    bool visible;        /* its text begins before the cut of a stop string: belongs into logprobs lists */
+    bool has_logprob;    /* false for the first prompt token, and when none were asked for */
+    float logprob;
+    int32_t text_offset; /* generated tokens: characters of the choice's generated text before this token's text */
+    int32_t n_top;
+    const em_top_logprob *top; /* [n_top] best first; the token itself is not added */
+} em_event_token;
+
+typedef enum em_event_kind {
+    EM_EVENT_PROMPT, /* prompt logprobs of a choice: tokens are the prompt's; comes before any text */
+    EM_EVENT_TEXT,   /* newly released text and tokens of a choice, perhaps with its finish */
+} em_event_kind;
+
+/* One message to the sink; a single malloc'd block. Text is complete UTF-8: characters and possible beginnings of stop
+ * strings are held back until they are settled, and a token travels with the first event that releases its text. */
+typedef struct em_event {
+    struct em_event *next;  /* for the receiver's list */
+    em_event_kind kind;
+    int32_t choice;
+    const char *text;       /* len bytes, NUL-terminated */
+    size_t text_len;
+    const em_event_token *tokens; /* [n_tokens] */
+    int32_t n_tokens;
+    em_finish finish;       /* of this choice */
+    bool last;              /* the request's final event: all choices have finished */
+    int32_t prompt_tokens;  /* of this choice's prompt */
+    int32_t completion_tokens; /* of this choice so far, EOS and stop tokens included */
+    int32_t cached_tokens;  /* of the prompt, taken from the prefix cache */
+    const char *error;      /* EM_FINISH_ERROR: one sentence; else NULL */
+} em_event;
+void em_event_free(em_event *ev);
+
+typedef struct em_sink {
+    void (*on_event)(void *ctx, em_event *ev); /* step thread; owns ev */
+    void (*on_step_end)(void *ctx);            /* step thread, once after a step that gave this sink events; may be NULL:
+                                                * the moment to wake a reader */
+    void *ctx;                                 /* must live until the event with `last` */
+} em_sink;
+
+/* 0: the engine owns r, *ret_id names it. Otherwise the caller still owns r: -EBUSY the queue is full, -ESHUTDOWN draining or
+ * closing, -EINVAL a field breaks the rules above (err says which), -E2BIG a prompt can never fit the KV cache. */
+int em_engine_submit(em_engine *e, em_request *r, em_sink sink, uint64_t *ret_id, em_error *err);
+
+/* Idempotent, also after the end; the request ends at the next step. */
+void em_engine_cancel(em_engine *e, uint64_t id);
+
+/* No new requests from now on; what runs goes on. */
+void em_engine_drain(em_engine *e);
+
+/* Counters since open; gauges now. */
+typedef struct em_engine_stats {
+    uint64_t steps, step_ns;              /* finished steps and their total time */
+    uint64_t heartbeat_ns;                /* em_now_ns() when the step thread last moved (it moves when idle, too) */
+    uint64_t prompt_tokens, generation_tokens;
+    uint64_t requests_ok, requests_cancelled, requests_failed;
+    int32_t running, waiting;             /* sequences in steps, choices not yet admitted */
+    int32_t kv_blocks, kv_blocks_free;
+    uint64_t engram_tokens, engram_rows, engram_bytes, engram_waits, engram_wait_ns, engram_lead_ns;
+} em_engine_stats;
+void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats);
+
+#endif

@@ -1,0 +1,1 @@
+#include "engine/kv_cache.h"

@@ -1,0 +1,38 @@
+/* Bookkeeping of per-sequence state: which slot and which KV blocks a sequence holds. No tensor data here: the backend
+ * keeps the bytes, addressed by slot and block id.
+ *
+ * A slot holds what has a fixed size per sequence: the window rings and the open groups of the compressors. A KV block
+ * holds the compressed rows and index keys of block_tokens consecutive positions, for all KV-source layers together.
+ * Blocks carry reference counts, so that sequences can share a prefix.
+ *
+ * Not thread-safe: the step thread owns it. */
+#ifndef EM_ENGINE_KV_CACHE_H
+#define EM_ENGINE_KV_CACHE_H
+
+#include <stdint.h>
+
+typedef struct em_seq_kv {
+    int32_t slot;         /* -1: none */
+    int32_t n_blocks;
+    int32_t cap_blocks;
+    int32_t *block_table; /* [cap_blocks] block ids in position order */
+} em_seq_kv;
+
+typedef struct em_kv_cache em_kv_cache;
+
+int em_kv_cache_new(int32_t n_slots, int32_t n_blocks, int32_t block_tokens, em_kv_cache **ret_cache); /* -ENOMEM */
+em_kv_cache *em_kv_cache_free(em_kv_cache *c); /* NULL is fine; returns NULL */
+
+int32_t em_kv_cache_block_tokens(const em_kv_cache *c);
+int32_t em_kv_cache_blocks(const em_kv_cache *c);
+int32_t em_kv_cache_free_blocks(const em_kv_cache *c);
+int32_t em_kv_cache_free_slots(const em_kv_cache *c);
+
+/* Takes a slot. kv must be zeroed or closed. -EAGAIN: no slot is free. */
+int em_seq_kv_open(em_kv_cache *c, em_seq_kv *ret_kv);
+/* Makes the block table cover n_tokens positions. -EAGAIN: not enough free blocks (nothing is taken); -ENOMEM. */
+int em_seq_kv_reserve(em_kv_cache *c, em_seq_kv *kv, int32_t n_tokens);
+/* Returns slot and blocks. Fine with a zeroed struct that never held anything (slot -1). */
+void em_seq_kv_close(em_kv_cache *c, em_seq_kv *kv);
+
+#endif

@@ -1,0 +1,53 @@
+/* One loaded model: checkpoint, tables and backend, and the forward pass over a flat batch.
+ *
+ * Threads: open and close by one thread; afterwards one thread at a time (the step thread) may ask for rows, run
+ * em_model_forward and use the KV cache. config, tokenizer and token map are read-only and free for all. */
+#ifndef EM_ENGINE_MODEL_H
+#define EM_ENGINE_MODEL_H
+
+#include "engine/base/error.h"
+#include "engine/batch.h"
+#include "engine/config.h"
+#include "engine/token_map.h"
+#include "engine/tokenizer.h"
+#include "engram/engram.h"
+
+typedef struct em_model em_model;
+
+typedef struct em_model_opts {
+    const char *dir;          /* checkpoint folder */
+    int32_t n_threads;        /* 0: as many as the process may use */
+    int32_t max_len;          /* tokens of a sequence; 0: the model's, at most the model's */
+    int32_t max_seqs;         /* sequences with state at a time (slots) */
+    int32_t max_batch_tokens; /* most tokens in one em_model_forward */
+    int64_t kv_cache_bytes;   /* KV blocks; 0: enough for max_seqs short sequences and at least one of max_len */
+    int32_t kv_block_tokens;  /* 0: default; rounded up to a multiple of every ratio */
+    em_engram_tier engram_tier;
+    int32_t max_tickets;      /* Engram tickets out at a time; 0: 4 */
+    unsigned cpu_flags_mask;  /* kernel tiers allowed; all ones: what the machine has; 0: plain C */
+    void (*on_progress)(void *ctx, const char *phase, double fraction); /* may be NULL */
+    void *progress_ctx;
+} em_model_opts;
+
+int em_model_open(const em_model_opts *opts, em_model **ret_model, em_error *err);
+em_model *em_model_close(em_model *m); /* NULL is fine; returns NULL */
+
+const em_model_config *em_model_get_config(const em_model *m);
+const em_tokenizer *em_model_tokenizer(const em_model *m); /* NULL: the folder has none */
+int32_t em_model_max_len(const em_model *m);
+int32_t em_model_max_batch_tokens(const em_model *m);
+em_kv_cache *em_model_kv_cache(em_model *m);
+em_engram *em_model_engram(em_model *m); /* NULL: no Engram layers */
+const char *em_model_backend_name(const em_model *m); /* "cpu/avx512" */
+
+/* Asks for the Engram rows of every token of the batch; may run while an earlier step computes. The ticket's tokens are
+ * in batch order. *ret_ticket is NULL when the model has no Engram layers. */
+int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_ticket);
+
+/* Computes the batch: reads and advances each sequence's state, waits for rows where a layer needs them, writes
+ * logits [batch->n_logits, vocab_size] in batch order. Any mix of prefill chunks and decode tokens gives the same bits
+ * as one token at a time. Takes the ticket of em_model_ask over the same batch and releases it, also on failure; NULL
+ * asks here and now. After a failure the sequences of the batch must be dropped. */
+int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticket, float *logits, em_error *err);
+
+#endif

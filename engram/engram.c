@@ -1,0 +1,1 @@
+#include "engram/engram.h"

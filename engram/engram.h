@@ -1,0 +1,165 @@
+/* libengram: hashed n-gram tables in host memory, rows there before they are asked for.
+ *
+ * What it does. A table row is addressed by hashing the last 2..max_order token classes (spec of DeepSeek-V4.1,
+ * section 5). This library computes the addresses, keeps the tables, and copies the rows of one step's tokens side by
+ * side into a staging buffer on a thread of its own: *ask* when the ids are known, *take* when the layer arrives.
+ * It knows nothing of tensors, devices or requests, and needs libc and pthread alone.
+ *
+ * Ownership. em_engram owns its tables (or views the caller's mapping), its staging buffers and its threads. Memory
+ * that a device may read comes from the em_engram_mem pair given at open (plain memory when it is NULL).
+ *
+ * Threads. open/close: one thread. After open, hashing functions are pure and may be called from any thread.
+ * ask/take/release may be called from any thread; one ticket is used by one thread at a time.
+ *
+ * Errors. 0 or negative errno; where a function takes (err, err_len) it leaves one sentence there. */
+#ifndef EM_ENGRAM_H
+#define EM_ENGRAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EM_ENGRAM_MAX_TABLES 16
+#define EM_ENGRAM_MAX_ORDER 8
+#define EM_ENGRAM_MAX_HEADS 64
+#define EM_ENGRAM_DEAD (-1) /* class of a position that takes no part (an image): look-back stops there */
+
+typedef enum em_engram_dtype {
+    EM_ENGRAM_FP8,  /* head_dim E4M3 bytes; one UE8M0 byte per row and 32 columns in a separate array */
+    EM_ENGRAM_BF16, /* head_dim * 2 bytes, no scales */
+    EM_ENGRAM_F32,  /* head_dim * 4 bytes, no scales */
+} em_engram_dtype;
+
+typedef enum em_engram_tier {
+    EM_ENGRAM_TIER_AUTO, /* ram when the table is small (64 MiB in all), else mmap */
+    EM_ENGRAM_TIER_RAM,  /* copied once into memory of the library's own, huge pages where there are any */
+    EM_ENGRAM_TIER_MMAP, /* rows read from the caller's mapping (page cache), random-access advice */
+} em_engram_tier;
+
+/* Memory for tables and staging, e.g. page-locked memory of a device. alloc returns NULL on failure; the memory is
+ * aligned to at least 64 bytes. Called from the thread that opens or closes. */
+typedef struct em_engram_mem {
+    void *(*alloc)(void *ctx, size_t bytes);
+    void (*free)(void *ctx, void *p, size_t bytes);
+    void *ctx;
+} em_engram_mem;
+
+/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. */
+typedef struct em_engram_source {
+    int32_t layer;         /* backbone layer number: seeds the multipliers */
+    int64_t n_rows;        /* at least the sum of the table's primes */
+    const uint8_t *codes;  /* [n_rows, row_bytes] */
+    const uint8_t *scales; /* [n_rows, head_dim / 32] UE8M0; NULL unless FP8 */
+} em_engram_source;
+
+/* What the tables are, as data. */
+typedef struct em_engram_spec {
+    int32_t n_tables;      /* 1..EM_ENGRAM_MAX_TABLES */
+    em_engram_source table[EM_ENGRAM_MAX_TABLES];
+    em_engram_dtype dtype;
+    int32_t max_order;     /* n-gram orders 2..max_order, current token included */
+    int32_t n_heads;       /* hash heads per order */
+    int32_t head_dim;      /* columns of a row; a multiple of 32 for FP8 */
+    int64_t prime_start;   /* engram_vocab_size: buckets are the primes from here upward */
+    int32_t n_classes;     /* V: compressed vocabulary size */
+    int32_t pad_class;     /* class of the pad token: what look-backs past the start become */
+} em_engram_spec;
+
+typedef struct em_engram_opts {
+    em_engram_tier tier;
+    int32_t max_tokens;    /* most tokens in one ask */
+    int32_t max_tickets;   /* tickets that can be out at a time; ask fails with -EAGAIN beyond */
+    int32_t n_threads;     /* gather threads; 0 means 1 */
+    em_engram_mem mem;     /* alloc NULL: plain memory */
+    void (*on_progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes); /* while filling; may be NULL */
+    void *progress_ctx;
+} em_engram_opts;
+
+typedef struct em_engram em_engram;
+typedef struct em_engram_ticket em_engram_ticket;
+
+/* --- hashing: pure ------------------------------------------------------------------------------------------ */
+
+/* Buckets and multipliers of one table (spec 5.3, 5.4, appendix B). */
+typedef struct em_engram_hash {
+    int32_t max_order, n_heads;
+    int32_t n_cols;                              /* (max_order - 1) * n_heads */
+    int32_t pad_class;
+    int64_t multiplier[EM_ENGRAM_MAX_ORDER];     /* M_0 belongs to the current token */
+    int64_t prime[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS];  /* column n_heads * (order - 2) + head */
+    int64_t offset[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS]; /* first row of each column's bucket */
+    int64_t n_rows;                              /* sum of the primes */
+} em_engram_hash;
+
+/* Fills hash[0 .. n_tables-1] from the spec's sizes (its sources' pointers are not looked at). -EINVAL with a
+ * sentence when a size is out of range or a table has fewer rows than its primes add up to. */
+int em_engram_hash_init(const em_engram_spec *spec, em_engram_hash *ret_hash, char *err, size_t err_len);
+
+/* Sticky look-back (spec 5.4): from the classes of a sequence up to and including the current token, newest last
+ * (n >= 1; EM_ENGRAM_DEAD for dead positions), the classes c_0 .. c_{max_order-1}, newest first; once a look-back
+ * leaves the start or meets a dead position, it and all deeper ones are the pad class. n may exceed max_order. */
+void em_engram_suffix(const em_engram_hash *hash, const int32_t *classes, size_t n, int32_t *ret_suffix);
+
+/* Row ids of one token: suffix [max_order] -> row_id [n_cols], in column order. */
+void em_engram_row_ids(const em_engram_hash *hash, const int32_t *suffix, int64_t *ret_row_id);
+
+/* --- the service -------------------------------------------------------------------------------------------- */
+
+/* Checks the spec, opens the tier, starts the gather threads. */
+int em_engram_open(const em_engram_spec *spec, const em_engram_opts *opts, em_engram **ret_engram, char *err, size_t err_len);
+em_engram *em_engram_close(em_engram *g); /* NULL is fine; every ticket must be released; joins the threads; returns NULL */
+
+const em_engram_hash *em_engram_table_hash(const em_engram *g, int32_t table_idx);
+em_engram_tier em_engram_tier_of(const em_engram *g); /* never AUTO */
+
+/* The whole table as the tier holds it, for a consumer that reads host memory itself. */
+typedef struct em_engram_table {
+    const uint8_t *codes;  /* [n_rows, row_bytes] */
+    const uint8_t *scales; /* [n_rows, head_dim / 32] or NULL */
+    int64_t n_rows;
+    size_t row_bytes, scale_bytes; /* of one row */
+} em_engram_table;
+void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table *ret_table);
+
+/* Asks for the rows of n_tokens tokens in all tables: hashes on the calling thread, queues the gather, returns at
+ * once. suffix: [n_tokens, max_order] as em_engram_suffix gives it, read before the call returns. Tables are gathered
+ * in order, so the first Engram layer's rows come first; tickets are served in the order they were asked.
+ * -EINVAL: n_tokens < 1 or > max_tokens; -EAGAIN: all tickets are out. */
+int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engram_ticket **ret_ticket);
+
+/* The rows of one table, side by side. */
+typedef struct em_engram_rows {
+    int32_t n_tokens, n_cols;
+    const uint8_t *codes;   /* [n_tokens, n_cols, row_bytes]: the input of wkv, still packed */
+    const uint8_t *scales;  /* [n_tokens, n_cols, head_dim / 32] UE8M0; NULL unless FP8 */
+    const int64_t *row_id;  /* [n_tokens, n_cols] */
+    const uint32_t *ready;  /* becomes 1 (release order) when codes and scales are in place: a device stream can wait
+                             * for this word; it lies in memory of the em_engram_mem pair */
+} em_engram_rows;
+
+/* Waits until the rows of one table are there (normally they are) and gives them out; they live until release. A
+ * gather that nobody has begun is done by the caller itself instead of waiting. Returns 0. */
+int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows);
+
+/* The same without waiting: for a consumer that waits on `ready` itself. */
+void em_engram_peek(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows);
+
+/* Gives the ticket back, also one whose rows nobody took (a cancelled request). NULL is fine; returns NULL. */
+em_engram_ticket *em_engram_release(em_engram_ticket *t);
+
+typedef struct em_engram_stats {
+    uint64_t tokens, rows, bytes;      /* asked for, over all tables */
+    uint64_t waits, wait_ns;           /* take calls that found rows missing, and how long they waited */
+    uint64_t lead_ns;                  /* sum over (ticket, table) of the time rows were ready before they were taken */
+    uint64_t table_bytes, resident_bytes; /* of all tables; resident: in memory of our own, or in the page cache now */
+} em_engram_stats;
+void em_engram_get_stats(em_engram *g, em_engram_stats *ret_stats); /* resident_bytes is sampled: may take milliseconds */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,1 @@
+typedef int em_empty_primes;
