@@ -39,6 +39,9 @@ int32_t em_model_max_batch_tokens(const em_model *m);
 em_kv_cache *em_model_kv_cache(em_model *m);
 em_engram *em_model_engram(em_model *m); /* NULL: no Engram layers */
 const char *em_model_backend_name(const em_model *m); /* "cpu/avx512" */
+int32_t em_model_n_threads(const em_model *m);        /* compute threads in use */
+uint64_t em_model_weight_bytes(const em_model *m);    /* weights mapped or held, tables left out */
+uint64_t em_model_kv_bytes(const em_model *m);        /* KV blocks and slots */
 
 /* Asks for the Engram rows of every token of the batch; may run while an earlier step computes. The ticket's tokens are
  * in batch order. *ret_ticket is NULL when the model has no Engram layers. */
