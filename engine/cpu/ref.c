@@ -1,1 +1,227 @@
-typedef int em_empty_ref;
+/* The plain C kernels: the definition of correct, and the tier of machines without AVX2. */
+#include <math.h>
+#include <string.h>
+
+#include "engine/cpu/tiers.h"
+#include "engine/formats.h"
+
+enum {
+    LANES = 16,       /* partial sums of one output element: column i goes to sum i % LANES */
+    BLOCK_COLS = 256, /* columns widened at a time */
+    BLOCK_TOKENS = 8, /* tokens that share one widening */
+};
+
+/* ---- weights to float32 ---- */
+
+static void widen_fp8(const em_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
+{
+    const uint8_t *codes = (const uint8_t *)w->data + row * w->cols + col;
+    const uint8_t *scales = w->scale + row / w->scale_rows * w->scale_stride;
+    for (int64_t i = 0; i < n; i++)
+        out[i] = em_e4m3_to_f32(codes[i]) * em_e8m0_to_f32(scales[(col + i) / w->scale_cols]);
+}
+
+static void widen_fp4(const em_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
+{
+    const uint8_t *codes = (const uint8_t *)w->data + row * (w->cols / 2);
+    const uint8_t *scales = w->scale + row / w->scale_rows * w->scale_stride;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t c = col + i;
+        uint8_t code = (uint8_t)(codes[c / 2] >> (c % 2 * 4));
+        out[i] = em_e2m1_to_f32(code) * em_e8m0_to_f32(scales[c / w->scale_cols]);
+    }
+}
+
+/* Columns col .. col + n - 1 of one row. */
+static void widen(const em_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
+{
+    switch (w->dtype) {
+    case EM_DTYPE_F32:
+        memcpy(out, (const float *)w->data + row * w->cols + col, (size_t)n * sizeof(float));
+        break;
+    case EM_DTYPE_BF16: {
+        const uint16_t *p = (const uint16_t *)w->data + row * w->cols + col;
+        for (int64_t i = 0; i < n; i++)
+            out[i] = em_bf16_to_f32(p[i]);
+        break;
+    }
+    case EM_DTYPE_FP8: widen_fp8(w, row, col, n, out); break;
+    case EM_DTYPE_FP4: widen_fp4(w, row, col, n, out); break;
+    }
+}
+
+void em_ref_row_f32(const em_matrix *w, int64_t row, float *y)
+{
+    widen(w, row, 0, w->cols, y);
+}
+
+/* ---- sums ---- */
+
+static float sum_lanes(const float acc[LANES])
+{
+    float t[LANES];
+    memcpy(t, acc, sizeof(t));
+    for (int half = LANES / 2; half >= 1; half /= 2)
+        for (int j = 0; j < half; j++)
+            t[j] += t[j + half];
+    return t[0];
+}
+
+static void dot_lanes(float acc[LANES], const float *a, const float *b, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            acc[j] += a[i + j] * b[i + j];
+    for (int j = 0; i < n; i++, j++)
+        acc[j] += a[i] * b[i];
+}
+
+void em_ref_gemm(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride, int64_t n_rows,
+                 float *y, int64_t y_stride)
+{
+    float block[BLOCK_COLS];
+    for (int64_t m0 = 0; m0 < n_rows; m0 += BLOCK_TOKENS) {
+        int64_t n_m = n_rows - m0 < BLOCK_TOKENS ? n_rows - m0 : BLOCK_TOKENS;
+        for (int64_t o = row_begin; o < row_end; o++) {
+            float acc[BLOCK_TOKENS][LANES] = {{0}};
+            for (int64_t k = 0; k < w->cols; k += BLOCK_COLS) {
+                int64_t n = w->cols - k < BLOCK_COLS ? w->cols - k : BLOCK_COLS;
+                widen(w, o, k, n, block);
+                for (int64_t m = 0; m < n_m; m++)
+                    dot_lanes(acc[m], block, x + (m0 + m) * x_stride + k, n);
+            }
+            for (int64_t m = 0; m < n_m; m++)
+                y[(m0 + m) * y_stride + o] = sum_lanes(acc[m]);
+        }
+    }
+}
+
+float em_ref_dot(const float *a, const float *b, int64_t n)
+{
+    float acc[LANES] = {0};
+    dot_lanes(acc, a, b, n);
+    return sum_lanes(acc);
+}
+
+float em_ref_sum_sq(const float *x, int64_t n)
+{
+    return em_ref_dot(x, x, n);
+}
+
+/* ---- element by element ---- */
+
+void em_ref_axpy(float *y, float a, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] += a * x[i];
+}
+
+void em_ref_scale_mul(float *y, const float *x, const float *w, float s, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = w ? w[i] * (x[i] * s) : x[i] * s;
+}
+
+void em_ref_swiglu(float *out, const float *g, const float *u, float limit, float weight, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float gi = g[i], ui = u[i];
+        if (limit > 0) {
+            gi = gi > limit ? limit : gi;
+            ui = ui > limit ? limit : ui < -limit ? -limit : ui;
+        }
+        out[i] = weight * (gi / (1.0f + expf(-gi)) * ui);
+    }
+}
+
+float em_ref_exp_sum(float *x, float max, int64_t n)
+{
+    float acc[LANES] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = expf(x[i] - max);
+        acc[i % LANES] += x[i];
+    }
+    return sum_lanes(acc);
+}
+
+float em_ref_max(const float *x, int64_t n)
+{
+    float m = x[0];
+    for (int64_t i = 1; i < n; i++)
+        m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+/* ---- cache quantisers ---- */
+
+/* Largest magnitude of a block, at least `floor`. NaN does not count: it survives as a code of its own in E4M3. */
+static float amax(const float *x, int n, float floor)
+{
+    float a = floor;
+    for (int i = 0; i < n; i++)
+        a = fabsf(x[i]) > a ? fabsf(x[i]) : a;
+    return a;
+}
+
+static void pack_e2m1(const float *x, int n, float scale, uint8_t *codes)
+{
+    for (int i = 0; i < n; i += 2)
+        codes[i / 2] = (uint8_t)(em_f32_to_e2m1(x[i] / scale) | em_f32_to_e2m1(x[i + 1] / scale) << 4);
+}
+
+static void unpack_e2m1(const uint8_t *codes, int n, float scale, float *y)
+{
+    for (int i = 0; i < n; i++)
+        y[i] = em_e2m1_to_f32((uint8_t)(codes[i / 2] >> (i % 2 * 4))) * scale;
+}
+
+void em_ref_enc_e4m3_b32(const float *x, int64_t n, uint8_t *codes, uint8_t *scales)
+{
+    for (int64_t b = 0; b < n / 32; b++) {
+        /* (float)(1 / 448.), bits 0x3B124925. An infinity gives scale code 255: the whole block reads as NaN. */
+        uint8_t code = (uint8_t)(127 + em_pow2ceil_exp(amax(x + b * 32, 32, 1e-4f) * 0x1.24924ap-9f));
+        float scale = em_e8m0_to_f32(code);
+        for (int64_t i = b * 32; i < b * 32 + 32; i++)
+            codes[i] = em_f32_to_e4m3(x[i] / scale);
+        scales[b] = code;
+    }
+}
+
+void em_ref_dec_e4m3_b32(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = em_e4m3_to_f32(codes[i]) * em_e8m0_to_f32(scales[i / 32]);
+}
+
+void em_ref_enc_e2m1_b32(const float *x, int64_t n, uint8_t *codes, uint8_t *scales)
+{
+    for (int64_t b = 0; b < n / 32; b++) {
+        /* floor 6 * 2^-126; (float)(1 / 6.), bits 0x3E2AAAAB */
+        uint8_t code = (uint8_t)(127 + em_pow2ceil_exp(amax(x + b * 32, 32, 0x1.8p-124f) * 0x1.555556p-3f));
+        pack_e2m1(x + b * 32, 32, em_e8m0_to_f32(code), codes + b * 16);
+        scales[b] = code;
+    }
+}
+
+void em_ref_dec_e2m1_b32(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y)
+{
+    for (int64_t b = 0; b < n / 32; b++)
+        unpack_e2m1(codes + b * 16, 32, em_e8m0_to_f32(scales[b]), y + b * 32);
+}
+
+void em_ref_enc_e2m1_b16(const float *x, int64_t n, uint8_t *codes, uint8_t *scales)
+{
+    for (int64_t b = 0; b < n / 16; b++) {
+        /* floor 6 * 2^-9, so the scale is never 0; rounded to E4M3 it may be too small: the codes then saturate */
+        uint8_t code = em_f32_to_e4m3(amax(x + b * 16, 16, 0x1.8p-7f) / 6.0f);
+        pack_e2m1(x + b * 16, 16, em_e4m3_to_f32(code), codes + b * 8);
+        scales[b] = code;
+    }
+}
+
+void em_ref_dec_e2m1_b16(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y)
+{
+    for (int64_t b = 0; b < n / 16; b++)
+        unpack_e2m1(codes + b * 8, 16, em_e4m3_to_f32(scales[b]), y + b * 16);
+}
