@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# What a script needs of the machine: says what is missing and installs it with apt. Sourced by deploy/quickstart,
+# tests/run and .ci/run, each of which names its needs:
+#
+#     need cmd:meson meson
+#     need lib:libcjson libcjson-dev
+#     install_missing "to build engramd"
+
+need_probes=()   # what to look for
+need_packages=() # the Debian package that brings it, same position
+
+# need PROBE PACKAGE. PROBE: cmd:PROGRAM, lib:PKG-CONFIG-NAME, cc (a C compiler that links), venv (Python's venv),
+# sanitizers:COMPILER (its run-time libraries).
+need() {
+    need_probes+=("$1")
+    need_packages+=("$2")
+}
+
+probe() {
+    case $1 in
+    cmd:*) command -v "${1#cmd:}" ;;
+    lib:*) pkg-config --exists "${1#lib:}" ;;
+    cc) echo 'int main(void) { return 0; }' | "${CC:-cc}" -x c - -o /dev/null ;;
+    venv) python3 -c 'import ensurepip, venv' ;;
+    sanitizers:*) echo 'int main(void) { return 0; }' | "${1#sanitizers:}" -fsanitize=address -x c - -o /dev/null ;;
+    esac >/dev/null 2>&1
+}
+
+# Fills `missing` with the packages whose probe fails.
+find_missing() {
+    local i
+    missing=()
+    for i in "${!need_probes[@]}"; do
+        probe "${need_probes[i]}" || missing+=("${need_packages[i]}")
+    done
+}
+
+# install_missing PURPOSE: returns 0 when everything is there in the end; otherwise one sentence and 1.
+install_missing() {
+    local log
+    find_missing
+    [ ${#missing[@]} -eq 0 ] && return 0
+    echo "Missing $1: ${missing[*]}" >&2
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "This is no Debian system: install what these Debian packages hold, then try again." >&2
+        return 1
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "Only root can install them: run 'sudo apt-get install ${missing[*]}', then try again." >&2
+        return 1
+    fi
+    echo "Installing them with apt-get (a minute or two) ..." >&2
+    log=$(mktemp) || return 1
+    apt-get -q update >"$log" 2>&1 || true # an old list may still do
+    if ! DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "${missing[@]}" \
+        >>"$log" 2>&1 </dev/null; then
+        tail -n 15 "$log" >&2
+        rm -f "$log"
+        echo "apt-get could not install: ${missing[*]}" >&2
+        return 1
+    fi
+    rm -f "$log"
+    find_missing
+    [ ${#missing[@]} -eq 0 ] && return 0
+    echo "Still missing after apt-get install: ${missing[*]}" >&2
+    return 1
+}
+
+# What every build of engramd needs.
+need_build() {
+    need cc build-essential
+    need cmd:meson meson
+    need cmd:ninja ninja-build
+    need cmd:pkg-config pkg-config
+    need lib:libmicrohttpd libmicrohttpd-dev
+    need lib:libcjson libcjson-dev
+    need lib:libutf8proc libutf8proc-dev
+}
