@@ -6,7 +6,8 @@
  * It knows nothing of tensors, devices or requests, and needs libc and pthread alone.
  *
  * Ownership. em_engram owns its tables (or views the caller's mapping), its staging buffers and its threads. Memory
- * that a device may read comes from the em_engram_mem pair given at open (plain memory when it is NULL).
+ * that a device may read comes from the em_engram_mem pair given at open (plain memory when it is NULL). All of it is
+ * taken at open: after that nothing is allocated.
  *
  * Threads. open/close: one thread. After open, hashing functions are pure and may be called from any thread.
  * ask/take/release may be called from any thread; one ticket is used by one thread at a time.
@@ -48,7 +49,8 @@ typedef struct em_engram_mem {
     void *ctx;
 } em_engram_mem;
 
-/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. */
+/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close (with the ram tier: until
+ * em_engram_open returns, nothing reads it afterwards). */
 typedef struct em_engram_source {
     int32_t layer;         /* backbone layer number: seeds the multipliers */
     int64_t n_rows;        /* at least the sum of the table's primes */
@@ -75,7 +77,8 @@ typedef struct em_engram_opts {
     int32_t max_tickets;   /* tickets that can be out at a time; ask fails with -EAGAIN beyond */
     int32_t n_threads;     /* gather threads; 0 means 1 */
     em_engram_mem mem;     /* alloc NULL: plain memory */
-    void (*on_progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes); /* while filling; may be NULL */
+    /* while the ram tier is filled, on the thread that opens; the last call says done == total; may be NULL */
+    void (*on_progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
 } em_engram_opts;
 
@@ -91,6 +94,7 @@ typedef struct em_engram_hash {
     int32_t pad_class;
     int64_t multiplier[EM_ENGRAM_MAX_ORDER];     /* M_0 belongs to the current token */
     int64_t prime[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS];  /* column n_heads * (order - 2) + head */
+    uint64_t reciprocal[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS]; /* (2^64 - 1) / prime, for an exact % */
     int64_t offset[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS]; /* first row of each column's bucket */
     int64_t n_rows;                              /* sum of the primes */
 } em_engram_hash;
@@ -128,7 +132,7 @@ void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table
 /* Asks for the rows of n_tokens tokens in all tables: hashes on the calling thread, queues the gather, returns at
  * once. suffix: [n_tokens, max_order] as em_engram_suffix gives it, read before the call returns. Tables are gathered
  * in order, so the first Engram layer's rows come first; tickets are served in the order they were asked.
- * -EINVAL: n_tokens < 1 or > max_tokens; -EAGAIN: all tickets are out. */
+ * -EINVAL: n_tokens < 1 or > max_tokens, or a class that is not in 0 .. n_classes - 1; -EAGAIN: all tickets are out. */
 int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engram_ticket **ret_ticket);
 
 /* The rows of one table, side by side. */
@@ -142,13 +146,14 @@ typedef struct em_engram_rows {
 } em_engram_rows;
 
 /* Waits until the rows of one table are there (normally they are) and gives them out; they live until release. A
- * gather that nobody has begun is done by the caller itself instead of waiting. Returns 0. */
+ * gather that nobody has begun is done by the caller itself instead of waiting. 0, or -EINVAL: no such table. */
 int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows);
 
 /* The same without waiting: for a consumer that waits on `ready` itself. */
 void em_engram_peek(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows);
 
-/* Gives the ticket back, also one whose rows nobody took (a cancelled request). NULL is fine; returns NULL. */
+/* Gives the ticket back, also one whose rows nobody took (a cancelled request): what has not begun is dropped. Never
+ * waits. NULL is fine; returns NULL. */
 em_engram_ticket *em_engram_release(em_engram_ticket *t);
 
 typedef struct em_engram_stats {

@@ -1,1 +1,150 @@
-typedef int em_empty_hash;
+/* From token classes to row ids. Everything here is a pure function of the spec's sizes. */
+#include "engram/internal.h"
+#include "engram/pcg64.h"
+#include "engram/primes.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LAYER_SEED 10007 /* the model's generator seed is this times the layer number */
+
+static int check_shape(const em_engram_spec *spec, char *err, size_t err_len)
+{
+    if (spec->n_tables < 1 || spec->n_tables > EM_ENGRAM_MAX_TABLES)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: %d tables given, 1 to %d are possible", spec->n_tables,
+                              EM_ENGRAM_MAX_TABLES);
+    if (spec->dtype != EM_ENGRAM_FP8 && spec->dtype != EM_ENGRAM_BF16 && spec->dtype != EM_ENGRAM_F32)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: unknown row type %d", (int)spec->dtype);
+    if (spec->max_order < 2 || spec->max_order > EM_ENGRAM_MAX_ORDER)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: the longest n-gram is %d, it must be 2 to %d",
+                              spec->max_order, EM_ENGRAM_MAX_ORDER);
+    if (spec->n_heads < 1 || spec->n_heads > EM_ENGRAM_MAX_HEADS)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: %d hash heads given, 1 to %d are possible",
+                              spec->n_heads, EM_ENGRAM_MAX_HEADS);
+    if (spec->head_dim < 1 || spec->head_dim > EM_ENGRAM_MAX_HEAD_DIM)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: rows of %d columns given, 1 to %d are possible",
+                              spec->head_dim, EM_ENGRAM_MAX_HEAD_DIM);
+    if (spec->dtype == EM_ENGRAM_FP8 && spec->head_dim % EM_ENGRAM_SCALE_COLS)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: FP8 rows of %d columns: it must be a multiple of %d",
+                              spec->head_dim, EM_ENGRAM_SCALE_COLS);
+    if (spec->n_classes < 1)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: %d token classes given, at least 1 is needed",
+                              spec->n_classes);
+    if (spec->pad_class < 0 || spec->pad_class >= spec->n_classes)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: the pad class %d is not one of the %d token classes",
+                              spec->pad_class, spec->n_classes);
+    if (spec->prime_start < 1)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: buckets of at least %lld rows given, it must be 1 or more",
+                              (long long)spec->prime_start);
+    return 0;
+}
+
+/* Besides sanity this bounds the search for primes: where the smallest sum cannot fit, none is looked for. */
+static int check_source(const em_engram_spec *spec, int32_t table_idx, char *err, size_t err_len)
+{
+    const em_engram_source *source = &spec->table[table_idx];
+    int64_t n_cols = (int64_t)(spec->max_order - 1) * spec->n_heads;
+
+    if (source->layer < 0)
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: layer number %d is negative", source->layer);
+    for (int32_t i = 0; i < table_idx; i++)
+        if (spec->table[i].layer == source->layer)
+            return em_engram_fail(err, err_len, -EINVAL, "Engram: layer %d is named twice", source->layer);
+    if (source->n_rows < 1 || spec->prime_start > source->n_rows / n_cols)
+        return em_engram_fail(err, err_len, -EINVAL,
+                              "Engram: the table of layer %d has %lld rows, too few for %lld buckets of at least %lld",
+                              source->layer, (long long)source->n_rows, (long long)n_cols,
+                              (long long)spec->prime_start);
+    return 0;
+}
+
+/* Products of a class and a multiplier stay below 2^63: M <= 2 * bound - 1 < (2^63 - 1) / n_classes. The same
+ * inequality keeps bound above 2^31, as n_classes is below 2^31. */
+static void draw_multipliers(em_engram_hash *hash, int32_t layer, int32_t n_classes)
+{
+    uint64_t bound = (uint64_t)INT64_MAX / (uint64_t)n_classes / 2;
+    em_pcg64 rng;
+    em_pcg64_seed(&rng, (uint64_t)LAYER_SEED * (uint64_t)layer);
+    for (int32_t i = 0; i < hash->max_order; i++)
+        hash->multiplier[i] = (int64_t)(2 * em_pcg64_below(&rng, bound) + 1);
+}
+
+/* Takes the next n_cols primes from *prime on. In the model's words each (layer, order) searches from prime_start
+ * anew and skips primes in use; as all of them are taken upward without a gap, that is simply the next ones. */
+static int fill_buckets(em_engram_hash *hash, const em_engram_source *source, uint64_t *prime, char *err, size_t err_len)
+{
+    int64_t sum = 0;
+    for (int32_t col = 0; col < hash->n_cols; col++) {
+        uint64_t p = em_prime_from(*prime);
+        hash->offset[col] = sum;
+        if (!p || __builtin_add_overflow(sum, (int64_t)p, &sum))
+            return em_engram_fail(err, err_len, -EINVAL, "Engram: the buckets of layer %d have more rows than can be counted",
+                                  source->layer);
+        hash->prime[col] = (int64_t)p;
+        hash->reciprocal[col] = UINT64_MAX / p;
+        *prime = p + 1;
+    }
+    hash->n_rows = sum;
+    if (source->n_rows < sum)
+        return em_engram_fail(err, err_len, -EINVAL,
+                              "Engram: the table of layer %d has %lld rows, its %d buckets need %lld",
+                              source->layer, (long long)source->n_rows, hash->n_cols, (long long)sum);
+    return 0;
+}
+
+int em_engram_hash_init(const em_engram_spec *spec, em_engram_hash *ret_hash, char *err, size_t err_len)
+{
+    em_engram_hash hash[EM_ENGRAM_MAX_TABLES];
+    int rc = check_shape(spec, err, err_len);
+    uint64_t prime = (uint64_t)spec->prime_start;
+
+    for (int32_t t = 0; !rc && t < spec->n_tables; t++) {
+        rc = check_source(spec, t, err, err_len);
+        if (rc)
+            break;
+        memset(&hash[t], 0, sizeof hash[t]);
+        hash[t].max_order = spec->max_order;
+        hash[t].n_heads = spec->n_heads;
+        hash[t].n_cols = (spec->max_order - 1) * spec->n_heads;
+        hash[t].pad_class = spec->pad_class;
+        draw_multipliers(&hash[t], spec->table[t].layer, spec->n_classes);
+        rc = fill_buckets(&hash[t], &spec->table[t], &prime, err, err_len);
+    }
+    if (rc)
+        return rc;
+    memcpy(ret_hash, hash, (size_t)spec->n_tables * sizeof hash[0]);
+    return 0;
+}
+
+void em_engram_suffix(const em_engram_hash *hash, const int32_t *classes, size_t n, int32_t *ret_suffix)
+{
+    size_t depth = (size_t)hash->max_order, i = 0;
+
+    for (; i < depth && i < n && classes[n - 1 - i] != EM_ENGRAM_DEAD; i++)
+        ret_suffix[i] = classes[n - 1 - i];
+    for (; i < depth; i++)
+        ret_suffix[i] = hash->pad_class;
+}
+
+/* v % d without a division, for every v. With r = floor((2^64 - 1) / d), 2^64 / d - r <= 1, hence
+ * v / d - v * r / 2^64 = v / 2^64 * (2^64 / d - r) < 1: the quotient found is the true one or one less, and the
+ * remainder is below 2 * d, which fits as d < 2^63. */
+static inline uint64_t mod_bucket(uint64_t v, uint64_t d, uint64_t r)
+{
+    uint64_t quotient = (uint64_t)(((unsigned __int128)v * r) >> 64);
+    uint64_t rest = v - quotient * d;
+    return rest >= d ? rest - d : rest;
+}
+
+/* Unsigned, so that even a class out of range stays inside the table. */
+void em_engram_row_ids(const em_engram_hash *hash, const int32_t *suffix, int64_t *ret_row_id)
+{
+    uint64_t v = (uint64_t)suffix[0] * (uint64_t)hash->multiplier[0];
+    int32_t col = 0;
+
+    for (int32_t i = 1; i < hash->max_order; i++) {
+        v ^= (uint64_t)suffix[i] * (uint64_t)hash->multiplier[i];
+        for (int32_t head = 0; head < hash->n_heads; head++, col++)
+            ret_row_id[col] = (int64_t)mod_bucket(v, (uint64_t)hash->prime[col], hash->reciprocal[col]) + hash->offset[col];
+    }
+}
