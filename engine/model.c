@@ -1,1 +1,360 @@
+/* One loaded model, and the forward pass on one page. */
 #include "engine/model.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/cpu/kernels.h"
+#include "engine/cpu/thread_pool.h"
+#include "engine/safetensors.h"
+
+struct em_model {
+    em_model_config cfg;
+    em_st_set *files;      /* mapped checkpoint; weights and tables point into it */
+    em_weights *weights;
+    em_tokenizer *tok;     /* NULL: none */
+    em_token_map map;      /* empty without Engram */
+    em_engram *engram;     /* NULL: no Engram layers */
+    em_kv_cache *kv;
+    em_backend *backend;
+    em_backend_shape shape;
+    int32_t n_threads;     /* of the backend */
+    int32_t *suffix;       /* [max_batch_tokens, max_order] look-back classes of a step being asked for */
+    void (*on_progress)(void *ctx, const char *phase, double fraction);
+    void *progress_ctx;
+};
+
+/* --- the forward pass --------------------------------------------------------------------------------------- */
+
+/* Block l of the specification, section 4.2. */
+static int forward_layer(em_model *m, int32_t l, em_engram_ticket *ticket)
+{
+    em_backend *be = m->backend;
+    int32_t table = m->cfg.role[l].engram_idx;
+    if (table >= 0) {
+        em_engram_rows rows;
+        int r = em_engram_take(ticket, table, &rows);
+        if (r < 0)
+            return r;
+        be->engram(be, l, &rows);
+    }
+    be->hc_pre(be, l, EM_SITE_ATTN);
+    be->attention(be, l);
+    be->hc_post(be, l, EM_SITE_ATTN);
+    be->hc_pre(be, l, EM_SITE_FFN);
+    be->moe(be, l);
+    be->hc_post(be, l, EM_SITE_FFN);
+    return 0;
+}
+
+int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticket, float *logits, em_error *err)
+{
+    em_backend *be = m->backend;
+    int r = be->begin(be, batch, err);
+    if (r < 0)
+        goto out;
+    if (!ticket && (r = em_model_ask(m, batch, &ticket)) < 0) {
+        em_error_set(err, r, "no Engram ticket is free for this step");
+        goto out;
+    }
+    be->embed(be);
+    for (int32_t l = 0; l < m->cfg.n_layers; l++) {
+        r = forward_layer(m, l, ticket);
+        if (r < 0) {
+            em_error_set(err, r, "the Engram rows of layer %d could not be read", l);
+            goto out;
+        }
+    }
+    r = be->head(be, logits, err);
+out:
+    em_engram_release(ticket);
+    return r;
+}
+
+/* --- Engram rows -------------------------------------------------------------------------------------------- */
+
+/* Classes c_0 .. c_{order-1} of every token: look-backs read the sequence's own ids, so nothing has to be kept between
+ * steps and a resumed or forked sequence needs no bookkeeping. */
+static void fill_suffixes(em_model *m, const em_batch *batch)
+{
+    const em_engram_hash *hash = em_engram_table_hash(m->engram, 0);
+    int32_t order = m->cfg.engram_max_order, *out = m->suffix;
+    for (int32_t s = 0; s < batch->n_seqs; s++) {
+        const em_batch_seq *run = &batch->seqs[s];
+        for (int32_t p = run->pos; p < run->pos + run->n_tokens; p++, out += order) {
+            int32_t classes[EM_ENGRAM_MAX_ORDER], n = p + 1 < order ? p + 1 : order;
+            for (int32_t i = 0; i < n; i++) {
+                int32_t id = run->tokens[p - n + 1 + i];
+                classes[i] = id < m->map.n_ids ? m->map.class_of[id] : EM_ENGRAM_DEAD; /* an id no text can make */
+            }
+            em_engram_suffix(hash, classes, (size_t)n, out);
+        }
+    }
+}
+
+int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_ticket)
+{
+    if (!m->engram) {
+        *ret_ticket = NULL;
+        return 0;
+    }
+    if (batch->n_tokens > m->shape.max_batch_tokens)
+        return -EINVAL;
+    fill_suffixes(m, batch);
+    return em_engram_ask(m->engram, m->suffix, batch->n_tokens, ret_ticket);
+}
+
+/* --- opening ------------------------------------------------------------------------------------------------ */
+
+static void progress(const em_model *m, const char *phase, double fraction)
+{
+    if (m->on_progress)
+        m->on_progress(m->progress_ctx, phase, fraction);
+}
+
+static void engram_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    progress(ctx, "engram", total ? (double)done / (double)total : 1.0);
+}
+
+/* Tokenizer and, for Engram, the class map: derived here, never read from JSON (spec 8.4 item 13). */
+static int open_text(em_model *m, const char *dir, em_error *err)
+{
+    int r = em_tokenizer_load(dir, &m->tok, err);
+    if (r == -ENOENT && m->cfg.n_engram_layers == 0) {
+        if (err)
+            err->text[0] = '\0';
+        return 0;
+    }
+    if (r < 0)
+        return r;
+    if (em_tokenizer_size(m->tok) > m->cfg.vocab_size)
+        return em_error_set(err, -EINVAL, "%s/tokenizer.json: has %d ids, but vocab_size in config.json is %d", dir,
+                            em_tokenizer_size(m->tok), m->cfg.vocab_size);
+    if (m->cfg.n_engram_layers == 0)
+        return 0;
+    progress(m, "token map", 0.0);
+    r = em_token_map_build(m->tok, &m->map, err);
+    if (r < 0)
+        return r;
+    if (m->map.n_classes != m->cfg.engram_n_classes)
+        return em_error_set(err, -EINVAL, "%s: the tokenizer gives %d Engram classes, but engram_compressed_vocab_size in "
+                                          "config.json is %d; every table row would be wrong: use the tokenizer.json of this model",
+                            dir, m->map.n_classes, m->cfg.engram_n_classes);
+    if (m->cfg.engram_pad_id >= m->map.n_ids)
+        return em_error_set(err, -EINVAL, "%s/config.json: engram_pad_token_id %d is not an id of the tokenizer (%d ids)", dir,
+                            m->cfg.engram_pad_id, m->map.n_ids);
+    return 0;
+}
+
+static em_engram_dtype row_dtype(em_dtype d)
+{
+    return d == EM_DTYPE_FP8 ? EM_ENGRAM_FP8 : d == EM_DTYPE_BF16 ? EM_ENGRAM_BF16 : EM_ENGRAM_F32;
+}
+
+static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
+{
+    const em_model_config *cfg = &m->cfg;
+    if (cfg->n_engram_layers == 0)
+        return 0;
+    em_engram_spec spec = {.n_tables = cfg->n_engram_layers,
+                           .dtype = row_dtype(m->weights->engram[0].dtype),
+                           .max_order = cfg->engram_max_order,
+                           .n_heads = cfg->engram_n_heads,
+                           .head_dim = cfg->engram_head_dim,
+                           .prime_start = cfg->engram_vocab_size,
+                           .n_classes = m->map.n_classes,
+                           .pad_class = m->map.class_of[cfg->engram_pad_id]};
+    for (int32_t i = 0; i < spec.n_tables; i++) {
+        const em_engram_weights *ew = &m->weights->engram[i];
+        if (row_dtype(ew->dtype) != spec.dtype)
+            return em_error_set(err, -EINVAL, "%s: the Engram tables have different dtypes", opts->dir);
+        spec.table[i] = (em_engram_source){.layer = cfg->engram_layer[i],
+                                           .n_rows = ew->n_rows,
+                                           .codes = ew->rows->data,
+                                           .scales = ew->dtype == EM_DTYPE_FP8 ? ew->scales->data : NULL};
+    }
+    em_engram_opts eo = {.tier = opts->engram_tier,
+                         .max_tokens = m->shape.max_batch_tokens,
+                         .max_tickets = opts->max_tickets ? opts->max_tickets : 4,
+                         .n_threads = 1,
+                         .mem = m->backend->mem,
+                         .on_progress = engram_progress,
+                         .progress_ctx = m};
+    char text[sizeof err->text];
+    int r = em_engram_open(&spec, &eo, &m->engram, text, sizeof text);
+    if (r < 0)
+        return em_error_set(err, r, "%s: %s", opts->dir, text);
+    m->suffix = malloc((size_t)m->shape.max_batch_tokens * (size_t)cfg->engram_max_order * sizeof *m->suffix);
+    return m->suffix ? 0 : em_error_set(err, -ENOMEM, "not enough memory to open %s", opts->dir);
+}
+
+static int32_t gcd(int32_t a, int32_t b)
+{
+    return b ? gcd(b, a % b) : a;
+}
+
+#define EM_DEFAULT_BLOCK_TOKENS 64
+#define EM_DEFAULT_KV_BYTES (1ll << 30)
+
+/* Block size, number of blocks and lengths, from the options and the model. */
+static int plan_shape(em_model *m, const em_model_opts *opts, em_error *err)
+{
+    const em_model_config *cfg = &m->cfg;
+    em_backend_shape *sh = &m->shape;
+    if (opts->max_len < 0 || opts->max_len > cfg->max_len)
+        return em_error_set(err, -EINVAL, "--max-model-len %d is outside 1 .. %d, the model's length", opts->max_len, cfg->max_len);
+    sh->max_len = opts->max_len ? opts->max_len : cfg->max_len;
+    sh->max_batch_tokens = opts->max_batch_tokens;
+    sh->n_slots = opts->max_seqs;
+    int32_t lcm = 1;
+    for (int32_t s = 0; s < cfg->n_kv_sources; s++) {
+        int32_t ratio = cfg->role[cfg->kv_source_layer[s]].ratio;
+        lcm = lcm / gcd(lcm, ratio) * ratio;
+        if (lcm > 1 << 16)
+            return em_error_set(err, -EINVAL, "%s/config.json: compress_ratios have no common block of positions", opts->dir);
+    }
+    int32_t want = opts->kv_block_tokens ? opts->kv_block_tokens : EM_DEFAULT_BLOCK_TOKENS;
+    sh->block_tokens = (want + lcm - 1) / lcm * lcm;
+
+    int64_t per_seq = ((int64_t)sh->max_len + sh->block_tokens - 1) / sh->block_tokens;
+    int64_t bytes = em_cpu_state_bytes(cfg, sh->block_tokens).block, blocks = opts->kv_cache_bytes / bytes;
+    if (opts->kv_cache_bytes == 0) {
+        blocks = EM_DEFAULT_KV_BYTES / bytes;
+        blocks = blocks < per_seq ? per_seq : blocks;
+        blocks = blocks > per_seq * sh->n_slots ? per_seq * sh->n_slots : blocks;
+    } else if (blocks < 1) {
+        return em_error_set(err, -EINVAL, "--kv-cache-bytes %lld is less than one block of %lld bytes",
+                            (long long)opts->kv_cache_bytes, (long long)bytes);
+    }
+    sh->n_blocks = (int32_t)(blocks < INT32_MAX ? blocks : INT32_MAX);
+    return 0;
+}
+
+static int check_opts(const em_model_opts *opts, em_error *err)
+{
+    if (opts->max_seqs < 1 || opts->max_seqs > 1 << 16)
+        return em_error_set(err, -EINVAL, "--max-num-seqs %d is outside 1 .. 65536", opts->max_seqs);
+    if (opts->max_batch_tokens < 1 || opts->max_batch_tokens > 1 << 17)
+        return em_error_set(err, -EINVAL, "--max-num-batched-tokens %d is outside 1 .. 131072", opts->max_batch_tokens);
+    if (opts->n_threads < 0 || opts->n_threads > 1024)
+        return em_error_set(err, -EINVAL, "--threads %d is outside 0 .. 1024", opts->n_threads);
+    if (opts->kv_block_tokens < 0 || opts->kv_block_tokens > 1 << 16 || opts->kv_cache_bytes < 0)
+        return em_error_set(err, -EINVAL, "--kv-block-tokens %d or --kv-cache-bytes %lld is out of range", opts->kv_block_tokens,
+                            (long long)opts->kv_cache_bytes);
+    return 0;
+}
+
+static int open_parts(em_model *m, const em_model_opts *opts, em_error *err)
+{
+    int r;
+    progress(m, "config", 0.0);
+    if ((r = em_model_config_load(opts->dir, &m->cfg, err)) < 0 || (r = plan_shape(m, opts, err)) < 0)
+        return r;
+    progress(m, "tokenizer", 0.0);
+    if ((r = open_text(m, opts->dir, err)) < 0)
+        return r;
+    progress(m, "weights", 0.0);
+    if ((r = em_st_open(opts->dir, &m->files, err)) < 0 || (r = em_weights_load(&m->cfg, m->files, &m->weights, err)) < 0)
+        return r;
+    m->n_threads = opts->n_threads ? opts->n_threads : em_cpu_count();
+    em_cpu_opts co = {.n_threads = m->n_threads, .cpu_flags = em_cpu_flags() & opts->cpu_flags_mask};
+    if ((r = em_cpu_open(&m->cfg, m->weights, &m->shape, &co, &m->backend, err)) < 0)
+        return r;
+    if ((r = open_engram(m, opts, err)) < 0)
+        return r;
+    r = em_kv_cache_new(m->shape.n_slots, m->shape.n_blocks, m->shape.block_tokens, &m->kv);
+    return r < 0 ? em_error_set(err, r, "not enough memory for the KV cache's books") : 0;
+}
+
+int em_model_open(const em_model_opts *opts, em_model **ret_model, em_error *err)
+{
+    int r = check_opts(opts, err);
+    if (r < 0)
+        return r;
+    em_model *m = calloc(1, sizeof *m);
+    if (!m)
+        return em_error_set(err, -ENOMEM, "not enough memory to open %s", opts->dir);
+    m->on_progress = opts->on_progress;
+    m->progress_ctx = opts->progress_ctx;
+    r = open_parts(m, opts, err);
+    if (r < 0) {
+        em_model_close(m);
+        return r;
+    }
+    progress(m, "ready", 1.0);
+    *ret_model = m;
+    return 0;
+}
+
+em_model *em_model_close(em_model *m)
+{
+    if (!m)
+        return NULL;
+    em_kv_cache_free(m->kv);
+    em_engram_close(m->engram);
+    if (m->backend)
+        m->backend->close(m->backend);
+    em_weights_free(m->weights);
+    em_st_close(m->files);
+    em_token_map_done(&m->map);
+    em_tokenizer_free(m->tok);
+    free(m->suffix);
+    free(m);
+    return NULL;
+}
+
+/* --- looking in --------------------------------------------------------------------------------------------- */
+
+const em_model_config *em_model_get_config(const em_model *m)
+{
+    return &m->cfg;
+}
+
+const em_tokenizer *em_model_tokenizer(const em_model *m)
+{
+    return m->tok;
+}
+
+int32_t em_model_max_len(const em_model *m)
+{
+    return m->shape.max_len;
+}
+
+int32_t em_model_max_batch_tokens(const em_model *m)
+{
+    return m->shape.max_batch_tokens;
+}
+
+em_kv_cache *em_model_kv_cache(em_model *m)
+{
+    return m->kv;
+}
+
+em_engram *em_model_engram(em_model *m)
+{
+    return m->engram;
+}
+
+const char *em_model_backend_name(const em_model *m)
+{
+    return m->backend->name;
+}
+
+int32_t em_model_n_threads(const em_model *m)
+{
+    return m->n_threads;
+}
+
+uint64_t em_model_weight_bytes(const em_model *m)
+{
+    return m->weights->bytes;
+}
+
+uint64_t em_model_kv_bytes(const em_model *m)
+{
+    em_state_bytes b = em_cpu_state_bytes(&m->cfg, m->shape.block_tokens);
+    return (uint64_t)b.block * (uint64_t)m->shape.n_blocks + (uint64_t)b.slot * (uint64_t)m->shape.n_slots;
+}

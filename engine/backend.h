@@ -1,0 +1,60 @@
+/* A backend computes the stages of one step on its own device. em_model_forward calls them in the order of the model
+ * (engine/model.c is the forward pass on one page); a backend never decides that order.
+ *
+ * Ownership: the backend owns activations, per-sequence state and its copy or view of the weights. config, weights and
+ * the Engram rows given to a stage belong to the model and outlive the backend or the step.
+ * Threads: one caller, the step thread. Stages may only enqueue work; head is where results are there. */
+#ifndef EM_ENGINE_BACKEND_H
+#define EM_ENGINE_BACKEND_H
+
+#include "engine/base/error.h"
+#include "engine/batch.h"
+#include "engine/config.h"
+#include "engine/weights.h"
+#include "engram/engram.h"
+
+typedef enum em_site { EM_SITE_ATTN, EM_SITE_FFN } em_site;
+
+/* How much a backend must hold. */
+typedef struct em_backend_shape {
+    int32_t max_len;          /* tokens of one sequence */
+    int32_t max_batch_tokens; /* tokens of one step */
+    int32_t n_slots;          /* sequences with state */
+    int32_t n_blocks;         /* KV blocks */
+    int32_t block_tokens;     /* positions of one block; a multiple of every ratio */
+} em_backend_shape;
+
+typedef struct em_backend em_backend;
+
+struct em_backend {
+    const char *name; /* "cpu/avx512" */
+    em_engram_mem mem; /* memory the Engram service should use for staging */
+
+    /* one step, in this order; T tokens, streams [T, hc, H], x and y [T, H] live in the backend */
+    int (*begin)(em_backend *be, const em_batch *batch, em_error *err); /* positions, rotary tables */
+    void (*embed)(em_backend *be);                                      /* ids -> streams */
+    void (*engram)(em_backend *be, int32_t layer, const em_engram_rows *rows); /* streams += gate * value */
+    void (*hc_pre)(em_backend *be, int32_t layer, em_site site);        /* mix, collapse, norm: streams -> x */
+    void (*attention)(em_backend *be, int32_t layer);                   /* x -> y; advances the sequences' state */
+    void (*moe)(em_backend *be, int32_t layer);                         /* x -> y */
+    void (*hc_post)(em_backend *be, int32_t layer, em_site site);       /* expand: y -> streams */
+    int (*head)(em_backend *be, float *logits, em_error *err);          /* [n_logits, vocab] */
+
+    void (*close)(em_backend *be); /* NULL never */
+};
+
+/* Bytes of state one KV block and one slot take in this backend's storage (packed, spec section 9). */
+typedef struct em_state_bytes {
+    int64_t block, slot;
+} em_state_bytes;
+
+typedef struct em_cpu_opts {
+    int32_t n_threads;  /* >= 1 */
+    unsigned cpu_flags; /* kernel tiers to use */
+} em_cpu_opts;
+
+em_state_bytes em_cpu_state_bytes(const em_model_config *cfg, int32_t block_tokens);
+int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backend_shape *shape, const em_cpu_opts *opts,
+                em_backend **ret_backend, em_error *err);
+
+#endif
