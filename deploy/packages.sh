@@ -76,3 +76,19 @@ need_build() {
     need lib:libcjson libcjson-dev
     need lib:libutf8proc libutf8proc-dev
 }
+
+# What the tests need on top.
+need_tests() {
+    need lib:check check
+    need cmd:python3 python3
+    need venv python3-venv
+    need cmd:curl curl
+    need cmd:nm binutils
+}
+
+# The other compiler: fuzzing, a second opinion on warnings.
+need_clang() {
+    need cmd:clang clang
+    need sanitizers:clang libclang-rt-dev
+    need cmd:llvm-symbolizer llvm
+}
