@@ -27,11 +27,13 @@ typedef struct em_api_context {
 
 typedef struct em_completion {
     em_request *req;               /* taken by the server at submit (set to NULL then) */
+    const em_engine *engine;       /* from the context: bytes of tokens */
+    char fingerprint[16];          /* system_fingerprint: same for equal program, backend and model */
     const char *model;             /* as answered; from the context */
     bool stream, include_usage, echo, return_token_ids;
     int32_t logprobs;              /* -1: null in the answer */
     int32_t n_prompts, n;
-    char **prompt_text;            /* [n_prompts] what echo puts before the answer; entries NULL for id prompts */
+    char **prompt_text;            /* [n_prompts] what echo puts before the answer; entries NULL for id prompts, and without echo */
     em_prompt *prompt_ids;         /* [n_prompts] copies kept for the reply (echo, prompt_token_ids) */
     int32_t *prompt_bos;           /* [n_prompts] 1 when a BOS was added in front */
 } em_completion;
