@@ -101,7 +101,6 @@ static void keep_candidates(const select_call *call, int64_t token, const float 
     int32_t *kept = (int32_t *)(void *)(block_score + n_blocks);
     int32_t n_kept = em_topk_select(block_score, n_blocks, c->cfg->candidate_topk_blocks, kept);
     uint64_t *bits = c->cand + token * c->cand_words;
-    memset(bits, 0, (size_t)c->cand_words * sizeof *bits);
     for (int32_t i = 0; i < n_kept; i++)
         bits[kept[i] / 64] |= 1ull << (kept[i] % 64);
 }
@@ -127,6 +126,8 @@ static void pick_item(void *ctx, int64_t item, int worker)
     int64_t token = call->tile[0].token + item;
     int32_t n = visible(call, token);
     c->topk_n[token] = 0;
+    if (call->role->is_candidate_source)
+        memset(c->cand + token * c->cand_words, 0, (size_t)c->cand_words * sizeof *c->cand);
     if (n == 0)
         return;
     float *score = c->scores + c->score_off[token];
