@@ -4,6 +4,7 @@
 #include "engram/primes.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LAYER_SEED 10007 /* the model's generator seed is this times the layer number */
@@ -92,28 +93,35 @@ static int fill_buckets(em_engram_hash *hash, const em_engram_source *source, ui
     return 0;
 }
 
-int em_engram_hash_init(const em_engram_spec *spec, em_engram_hash *ret_hash, char *err, size_t err_len)
+static int init_table(em_engram_hash *hash, const em_engram_spec *spec, int32_t table_idx, uint64_t *prime, char *err,
+                      size_t err_len)
 {
-    em_engram_hash hash[EM_ENGRAM_MAX_TABLES];
-    int rc = check_shape(spec, err, err_len);
-    uint64_t prime = (uint64_t)spec->prime_start;
-
-    for (int32_t t = 0; !rc && t < spec->n_tables; t++) {
-        rc = check_source(spec, t, err, err_len);
-        if (rc)
-            break;
-        memset(&hash[t], 0, sizeof hash[t]);
-        hash[t].max_order = spec->max_order;
-        hash[t].n_heads = spec->n_heads;
-        hash[t].n_cols = (spec->max_order - 1) * spec->n_heads;
-        hash[t].pad_class = spec->pad_class;
-        draw_multipliers(&hash[t], spec->table[t].layer, spec->n_classes);
-        rc = fill_buckets(&hash[t], &spec->table[t], &prime, err, err_len);
-    }
+    int rc = check_source(spec, table_idx, err, err_len);
     if (rc)
         return rc;
-    memcpy(ret_hash, hash, (size_t)spec->n_tables * sizeof hash[0]);
-    return 0;
+    hash->max_order = spec->max_order;
+    hash->n_heads = spec->n_heads;
+    hash->n_cols = (spec->max_order - 1) * spec->n_heads;
+    hash->pad_class = spec->pad_class;
+    draw_multipliers(hash, spec->table[table_idx].layer, spec->n_classes);
+    return fill_buckets(hash, &spec->table[table_idx], prime, err, err_len);
+}
+
+int em_engram_hash_init(const em_engram_spec *spec, em_engram_hash *ret_hash, char *err, size_t err_len)
+{
+    int rc = check_shape(spec, err, err_len);
+    if (rc)
+        return rc;
+    uint64_t prime = (uint64_t)spec->prime_start;
+    em_engram_hash *hash = calloc((size_t)spec->n_tables, sizeof *hash);
+    if (!hash)
+        return em_engram_fail(err, err_len, -ENOMEM, "Engram: out of memory");
+    for (int32_t t = 0; !rc && t < spec->n_tables; t++)
+        rc = init_table(&hash[t], spec, t, &prime, err, err_len);
+    if (!rc)
+        memcpy(ret_hash, hash, (size_t)spec->n_tables * sizeof *hash);
+    free(hash);
+    return rc;
 }
 
 void em_engram_suffix(const em_engram_hash *hash, const int32_t *classes, size_t n, int32_t *ret_suffix)
