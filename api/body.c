@@ -36,6 +36,19 @@ static int read_name(const em_json *j, const em_body *body, em_field *f, em_api_
     return 0;
 }
 
+/* Where the value begins whose first token is the current one. */
+static const char *start_of(const em_json *j)
+{
+    switch (j->type) {
+    case EM_JSON_STRING: return j->raw - 1;
+    case EM_JSON_NUMBER: return j->raw;
+    case EM_JSON_FALSE: return j->p - 5;
+    case EM_JSON_TRUE:
+    case EM_JSON_NULL: return j->p - 4;
+    default: return j->p - 1; /* a bracket */
+    }
+}
+
 /* j stands before the value; afterwards behind it. Looks at every token, so that all of the value is checked. */
 static int read_value(em_json *j, em_field *f, em_api_error *err)
 {
@@ -49,7 +62,7 @@ static int read_value(em_json *j, em_field *f, em_api_error *err)
             return has_nul(f, err);
         if (!start) {
             f->type = t;
-            start = t == EM_JSON_STRING ? j->raw - 1 : t == EM_JSON_NUMBER ? j->raw : j->p - 1;
+            start = start_of(j);
         }
         if (t != EM_JSON_KEY && t != EM_JSON_OBJECT_END && t != EM_JSON_ARRAY_END)
             f->n_values++;
