@@ -146,7 +146,8 @@ void em_event_free(em_event *ev);
 typedef struct em_sink {
     void (*on_event)(void *ctx, em_event *ev); /* step thread; owns ev */
     void (*on_step_end)(void *ctx);            /* step thread, once after a step that gave this sink events; may be NULL:
-                                                * the moment to wake a reader */
+                                                * the moment to wake a reader. Not called after the event with `last`:
+                                                * that one must wake the reader itself */
     void *ctx;                                 /* must live until the event with `last` */
 } em_sink;
 

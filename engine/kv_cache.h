@@ -5,7 +5,8 @@
  * holds the compressed rows and index keys of block_tokens consecutive positions, for all KV-source layers together.
  * Blocks carry reference counts, so that sequences can share a prefix.
  *
- * Not thread-safe: the step thread owns it. */
+ * Not thread-safe: the step thread owns it. Only what is fixed at the start (sizes, em_kv_cache_blocks_for) may be
+ * asked by any thread. */
 #ifndef EM_ENGINE_KV_CACHE_H
 #define EM_ENGINE_KV_CACHE_H
 
@@ -15,24 +16,26 @@ typedef struct em_seq_kv {
     int32_t slot;         /* -1: none */
     int32_t n_blocks;
     int32_t cap_blocks;
-    int32_t *block_table; /* [cap_blocks] block ids in position order */
+    int32_t *block_table; /* [cap_blocks] block ids in position order; NULL: not open */
 } em_seq_kv;
 
 typedef struct em_kv_cache em_kv_cache;
 
-int em_kv_cache_new(int32_t n_slots, int32_t n_blocks, int32_t block_tokens, em_kv_cache **ret_cache); /* -ENOMEM */
+int em_kv_cache_new(int32_t n_slots, int32_t n_blocks, int32_t block_tokens,
+                    em_kv_cache **ret_cache); /* -EINVAL a size below 1; -ENOMEM */
 em_kv_cache *em_kv_cache_free(em_kv_cache *c); /* NULL is fine; returns NULL */
 
 int32_t em_kv_cache_block_tokens(const em_kv_cache *c);
 int32_t em_kv_cache_blocks(const em_kv_cache *c);
 int32_t em_kv_cache_free_blocks(const em_kv_cache *c);
 int32_t em_kv_cache_free_slots(const em_kv_cache *c);
+int32_t em_kv_cache_blocks_for(const em_kv_cache *c, int32_t n_tokens); /* blocks that cover n_tokens positions */
 
-/* Takes a slot. kv must be zeroed or closed. -EAGAIN: no slot is free. */
+/* Takes a slot. kv must be zeroed or closed. -EAGAIN: no slot is free; -ENOMEM. */
 int em_seq_kv_open(em_kv_cache *c, em_seq_kv *ret_kv);
 /* Makes the block table cover n_tokens positions. -EAGAIN: not enough free blocks (nothing is taken); -ENOMEM. */
 int em_seq_kv_reserve(em_kv_cache *c, em_seq_kv *kv, int32_t n_tokens);
-/* Returns slot and blocks. Fine with a zeroed struct that never held anything (slot -1). */
+/* Returns slot and blocks; slot is -1 afterwards. Fine with a closed struct and a zeroed one that was never opened. */
 void em_seq_kv_close(em_kv_cache *c, em_seq_kv *kv);
 
 #endif

@@ -1,0 +1,19 @@
+/* The rules a request must keep. */
+#ifndef EM_ENGINE_REQUEST_H
+#define EM_ENGINE_REQUEST_H
+
+#include "engine/engine.h"
+
+#define EM_REQUEST_MAX_CHOICES 16384 /* prompts * n: bounds what one request can make the engine allocate */
+#define EM_REQUEST_MAX_STOPS 256
+
+/* -EINVAL with a sentence when a field breaks the rules of em_request. Pure; any thread. */
+int em_request_check(const em_request *r, const em_engine_info *info, em_error *err);
+
+/* Tokens that may be generated behind a prompt: max_tokens, cut to what fits. */
+int32_t em_request_max_new(const em_request *r, int32_t n_prompt, int32_t max_len);
+
+/* Positions a choice needs state for: its prompt and all generated tokens but the last, which nothing follows. */
+int32_t em_request_positions(const em_request *r, int32_t n_prompt, int32_t max_len);
+
+#endif

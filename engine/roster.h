@@ -1,0 +1,52 @@
+/* The step thread's requests: who is live, who waits, who runs; how they end, and the events they give. Only the step
+ * thread touches it. */
+#ifndef EM_ENGINE_ROSTER_H
+#define EM_ENGINE_ROSTER_H
+
+#include "engine/kv_cache.h"
+#include "engine/request_queue.h"
+#include "engine/sequence.h"
+
+typedef struct em_roster {
+    em_kv_cache *kv;
+    em_seq_rules rules;
+
+    em_live *lives;             /* accepted and not ended, in no order */
+    uint64_t next_deadline_ns;  /* no deadline lies before; UINT64_MAX: there is none */
+
+    em_seq *wait_head, *wait_tail; /* in order of arrival */
+    int32_t n_waiting;
+    em_seq **running;           /* [max_seqs] in order of arrival */
+    int32_t n_running, max_seqs;
+    uint64_t next_serial;
+
+    em_live *out_head, *out_tail; /* requests with events to deliver */
+
+    /* since the roster was made, but n_left: since the owner set it to 0 */
+    uint64_t n_ok, n_cancelled, n_failed; /* requests, by how they ended */
+    int32_t n_left;             /* requests that have no waiting choice any more */
+} em_roster;
+
+int em_roster_init(em_roster *ro, em_kv_cache *kv, const em_seq_rules *rules, int32_t max_seqs); /* -ENOMEM */
+void em_roster_done(em_roster *ro); /* everything must have ended and been delivered */
+
+/* A new request: its choices wait in order. Those with nothing to compute end at once. */
+void em_roster_accept(em_roster *ro, em_live *live);
+/* Ends what was cancelled (look_at_flags) and what is past its deadline; returns how many sequences ended. */
+int32_t em_roster_end_due(em_roster *ro, bool look_at_flags, uint64_t now_ns);
+/* Ends all there is. */
+void em_roster_end_all(em_roster *ro);
+
+/* The first waiting sequence gets buffers, a slot and blocks for its whole length, and runs. When memory runs out it
+ * ends with an error; returns false then. */
+bool em_roster_admit(em_roster *ro);
+
+/* Makes the events that are due for a sequence; one with a finish leaves the roster and returns slot and blocks. */
+void em_roster_tell(em_roster *ro, em_seq *seq);
+/* Ends a sequence with EM_FINISH_ERROR and the sentence. */
+void em_roster_fail(em_roster *ro, em_seq *seq, const char *error);
+
+/* Hands the events of this step to their sinks and frees requests that have ended. */
+void em_roster_deliver(em_roster *ro, em_request_queue *queue);
+
+#endif

@@ -1,0 +1,338 @@
+/* The step loop. One pass: take new and cancelled requests; plan the batch; ask for its Engram rows; run the layers;
+ * draw tokens; plan the next batch and ask for its rows at once; hand out events.
+ *
+ * The batch of the next step is prepared before events are handed out and before news are taken, so that its rows are
+ * gathered meanwhile. When news change the plan, the prepared batch and its ticket are thrown away. */
+#include "engine/step.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/clock.h"
+#include "engine/request.h"
+#include "engine/roster.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+
+#define IDLE_WAIT_NS 500000000          /* the heart beats at least this often */
+#define LOGITS_BYTES (INT64_C(32) << 20) /* of the logits buffer, unless the running sequences need more */
+
+/* A run of the prepared batch. Sequences are compared by serial: an address may come back with another request. */
+typedef struct prepared_run {
+    em_seq *seq;
+    uint64_t serial;
+    int32_t pos, n_tokens, n_logits;
+} prepared_run;
+
+struct em_stepper {
+    em_model *model;
+    em_request_queue *queue;
+    em_roster roster;
+    em_sampler *sampler;
+    float *logits; /* [max_logits, vocab_size] */
+    int32_t max_logits;
+
+    /* the plan, made anew for every step */
+    em_sched_seq *sched;    /* [max_seqs] */
+    em_plan plan;           /* with room for max_seqs runs */
+    prepared_run *next_run; /* [max_seqs] */
+
+    /* the prepared batch: of the next step, during a step of this one; n_seqs 0: none */
+    em_batch batch;         /* with room for max_seqs */
+    prepared_run *run;      /* [max_seqs] */
+    em_engram_ticket *ticket; /* of its rows; NULL: not asked for */
+
+    em_engine_stats stats;
+};
+
+/* --- opening ------------------------------------------------------------------------------------------------ */
+
+/* Rows of logits a step may ask for: bounded in bytes, because a prompt that is scored wants one per token. */
+static int32_t logits_rows(int32_t max_seqs, int32_t max_batch_tokens, int32_t vocab_size)
+{
+    int64_t rows = LOGITS_BYTES / ((int64_t)vocab_size * (int64_t)sizeof(float));
+    rows = rows < max_batch_tokens ? rows : max_batch_tokens;
+    return rows > max_seqs ? (int32_t)rows : max_seqs;
+}
+
+int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules *rules, int32_t max_seqs,
+                   em_stepper **ret_stepper)
+{
+    em_stepper *s = calloc(1, sizeof(*s));
+    if (!s)
+        return -ENOMEM;
+    s->model = model;
+    s->queue = queue;
+    s->max_logits = logits_rows(max_seqs, em_model_max_batch_tokens(model), rules->vocab_size);
+    size_t n = (size_t)max_seqs;
+    s->logits = malloc((size_t)s->max_logits * (size_t)rules->vocab_size * sizeof(*s->logits));
+    s->sched = calloc(n, sizeof(*s->sched));
+    s->plan.runs = calloc(n, sizeof(*s->plan.runs));
+    s->next_run = calloc(n, sizeof(*s->next_run));
+    s->batch.seqs = calloc(n, sizeof(*s->batch.seqs));
+    s->run = calloc(n, sizeof(*s->run));
+    if (!s->logits || !s->sched || !s->plan.runs || !s->next_run || !s->batch.seqs || !s->run ||
+        em_roster_init(&s->roster, em_model_kv_cache(model), rules, max_seqs) ||
+        em_sampler_new(rules->vocab_size, &s->sampler)) {
+        em_stepper_free(s);
+        return -ENOMEM;
+    }
+    *ret_stepper = s;
+    return 0;
+}
+
+em_stepper *em_stepper_free(em_stepper *s)
+{
+    if (!s)
+        return NULL;
+    em_engram_release(s->ticket);
+    em_roster_done(&s->roster);
+    em_sampler_free(s->sampler);
+    free(s->logits);
+    free(s->sched);
+    free(s->plan.runs);
+    free(s->next_run);
+    free(s->batch.seqs);
+    free(s->run);
+    free(s);
+    return NULL;
+}
+
+/* --- planning ----------------------------------------------------------------------------------------------- */
+
+/* What the scheduler sees: everything that runs, and as many of those that wait as could be let in. */
+static int32_t describe_seqs(em_stepper *s)
+{
+    em_roster *ro = &s->roster;
+    int32_t n = 0;
+    em_seq *waiting = ro->wait_head;
+    for (; n < ro->max_seqs && (n < ro->n_running || waiting); n++) {
+        bool running = n < ro->n_running;
+        const em_seq *seq = running ? ro->running[n] : waiting;
+        int32_t n_positions = em_request_positions(seq->live->request, seq->prompt->n_ids, ro->rules.max_len);
+        s->sched[n] = (em_sched_seq){
+            .running = running,
+            .draws = em_seq_draws(seq),
+            .scores = em_seq_scores(seq),
+            .pos = seq->pos,
+            .goal = em_seq_goal(seq),
+            .n_blocks = running ? 0 : em_kv_cache_blocks_for(ro->kv, n_positions),
+        };
+        if (!running)
+            waiting = waiting->next;
+    }
+    return n;
+}
+
+/* Plans the next step and lets in whom the plan lets in. False: somebody could not be let in after all. */
+static bool plan_step(em_stepper *s)
+{
+    int32_t n_seqs = describe_seqs(s);
+    em_sched_budget budget = {
+        .n_tokens = em_model_max_batch_tokens(s->model),
+        .n_logits = s->max_logits,
+        .free_slots = em_kv_cache_free_slots(s->roster.kv),
+        .free_blocks = em_kv_cache_free_blocks(s->roster.kv),
+    };
+    em_scheduler_plan(s->sched, n_seqs, &budget, &s->plan);
+    for (int32_t i = 0; i < s->plan.n_admit; i++) {
+        if (!em_roster_admit(&s->roster))
+            return false;
+    }
+    for (int32_t i = 0; i < s->plan.n_runs; i++) {
+        em_seq *seq = s->roster.running[s->plan.runs[i].seq_idx];
+        s->next_run[i] = (prepared_run){
+            .seq = seq,
+            .serial = seq->serial,
+            .pos = seq->pos,
+            .n_tokens = s->plan.runs[i].n_tokens,
+            .n_logits = s->plan.runs[i].n_logits,
+        };
+    }
+    return true;
+}
+
+static bool same_runs(const prepared_run *a, const prepared_run *b, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (a[i].serial != b[i].serial || a[i].pos != b[i].pos || a[i].n_tokens != b[i].n_tokens ||
+            a[i].n_logits != b[i].n_logits)
+            return false;
+    }
+    return true;
+}
+
+/* The plan as a batch. */
+static void build_batch(em_stepper *s)
+{
+    prepared_run *free_runs = s->run;
+    s->run = s->next_run;
+    s->next_run = free_runs;
+    s->batch.n_seqs = s->plan.n_runs;
+    s->batch.n_tokens = s->plan.n_tokens;
+    s->batch.n_logits = s->plan.n_logits;
+    for (int32_t i = 0; i < s->batch.n_seqs; i++) {
+        const prepared_run *run = &s->run[i];
+        s->batch.seqs[i] = (em_batch_seq){
+            .kv = &run->seq->kv,
+            .tokens = run->seq->ids,
+            .pos = run->pos,
+            .n_tokens = run->n_tokens,
+            .n_logits = run->n_logits,
+        };
+    }
+}
+
+static void publish(em_stepper *s)
+{
+    em_roster *ro = &s->roster;
+    s->stats.running = ro->n_running;
+    s->stats.waiting = ro->n_waiting;
+    s->stats.requests_ok = ro->n_ok;
+    s->stats.requests_cancelled = ro->n_cancelled;
+    s->stats.requests_failed = ro->n_failed;
+    s->stats.kv_blocks = em_kv_cache_blocks(ro->kv);
+    s->stats.kv_blocks_free = em_kv_cache_free_blocks(ro->kv);
+    em_request_queue_publish(s->queue, &s->stats, ro->n_left);
+    ro->n_left = 0;
+}
+
+/* Prepares the next step: its batch, with the rows asked for. What is prepared already stays when the plan is the
+ * same. */
+static void schedule(em_stepper *s)
+{
+    while (!plan_step(s))
+        ;
+    bool same = s->batch.n_seqs == s->plan.n_runs && same_runs(s->run, s->next_run, s->plan.n_runs);
+    if (!same) {
+        s->ticket = em_engram_release(s->ticket);
+        build_batch(s);
+        /* failure is no loss: the forward pass then asks for itself, and reports */
+        if (s->batch.n_seqs && em_model_ask(s->model, &s->batch, &s->ticket))
+            s->ticket = NULL;
+    }
+    publish(s);
+}
+
+/* --- one step ----------------------------------------------------------------------------------------------- */
+
+static int score(em_stepper *s, em_seq *seq, const float *logits, int32_t p)
+{
+    em_top_logprob top[EM_MAX_LOGPROBS];
+    int32_t n_top = seq->live->request->logprobs;
+    float logprob;
+    int rc = em_sampler_logprobs(s->sampler, logits, seq->prompt->ids[p], n_top, &logprob, top);
+    if (rc)
+        return rc;
+    n_top = n_top < s->roster.rules.vocab_size ? n_top : s->roster.rules.vocab_size;
+    em_seq_put_score(seq, p, logprob, top, n_top);
+    return 0;
+}
+
+static int draw(em_stepper *s, em_seq *seq, const float *logits)
+{
+    const em_request *r = seq->live->request;
+    em_draw d = {0};
+    int rc = em_sampler_pick(s->sampler, logits, &r->sampling, (uint32_t)seq->choice, (uint64_t)seq->n_ids, &d.id);
+    if (!rc && r->logprobs >= 0) {
+        rc = em_sampler_logprobs(s->sampler, logits, d.id, r->logprobs, &d.logprob, d.top);
+        d.has_logprob = true;
+        d.n_top = r->logprobs < s->roster.rules.vocab_size ? r->logprobs : s->roster.rules.vocab_size;
+    }
+    if (!rc)
+        rc = em_seq_push(seq, &d, &s->roster.rules);
+    if (!rc)
+        s->stats.generation_tokens++;
+    return rc;
+}
+
+static void fail_seq(em_stepper *s, em_seq *seq, int32_t pos, int rc)
+{
+    em_error err;
+    if (rc == -EDOM)
+        em_error_set(&err, rc, "the model's output behind token %d is not a number: the checkpoint or the machine is faulty.",
+                     pos);
+    else
+        em_error_set(&err, rc, "the server is out of memory: try again later.");
+    em_roster_fail(&s->roster, seq, err.text);
+}
+
+/* What the step means for one sequence; logits are those of its last n_logits positions. */
+static void read_logits(em_stepper *s, const prepared_run *run, const float *logits)
+{
+    em_seq *seq = run->seq;
+    int32_t n_prompt = seq->prompt->n_ids;
+    int32_t prompt_end = run->pos + run->n_tokens < n_prompt ? run->pos + run->n_tokens : n_prompt;
+    s->stats.prompt_tokens += prompt_end > run->pos ? (uint64_t)(prompt_end - run->pos) : 0;
+    seq->pos = run->pos + run->n_tokens;
+    for (int32_t pos = seq->pos - run->n_logits; pos < seq->pos; pos++) {
+        int rc = pos + 1 < n_prompt ? score(s, seq, logits, pos + 1) : draw(s, seq, logits);
+        if (rc) {
+            fail_seq(s, seq, pos, rc);
+            return;
+        }
+        logits += s->roster.rules.vocab_size;
+    }
+    if (!em_seq_draws(seq) && seq->pos == em_seq_goal(seq))
+        em_seq_end(seq, EM_FINISH_LENGTH);
+    em_roster_tell(&s->roster, seq);
+}
+
+static void run_batch(em_stepper *s)
+{
+    em_error err = {.text = ""};
+    int rc = em_model_forward(s->model, &s->batch, s->ticket, s->logits, &err);
+    s->ticket = NULL; /* the forward pass has released it */
+    if (rc && !err.text[0])
+        em_error_set(&err, rc, "the step failed: %s.", strerror(-rc));
+    const float *logits = s->logits;
+    for (int32_t i = 0; i < s->batch.n_seqs; i++) {
+        const prepared_run *run = &s->run[i];
+        if (rc)
+            em_roster_fail(&s->roster, run->seq, err.text); /* its state is in doubt; others go on */
+        else
+            read_logits(s, run, logits);
+        logits += (int64_t)run->n_logits * s->roster.rules.vocab_size;
+    }
+    s->batch.n_seqs = 0;
+}
+
+/* Waits for news while there is nothing to do. False: no more steps, everything has ended. */
+static bool take_news(em_stepper *s)
+{
+    em_news news;
+    em_request_queue_take(s->queue, s->batch.n_seqs ? 0 : IDLE_WAIT_NS, &news);
+    bool changed = news.arrived;
+    while (news.arrived) {
+        em_live *live = news.arrived;
+        news.arrived = live->next;
+        em_roster_accept(&s->roster, live);
+    }
+    changed |= em_roster_end_due(&s->roster, news.cancels, em_now_ns()) > 0;
+    if (news.closing)
+        em_roster_end_all(&s->roster);
+    if (changed || news.closing)
+        schedule(s);
+    return !news.closing;
+}
+
+static void run_step(em_stepper *s)
+{
+    uint64_t start_ns = em_now_ns();
+    run_batch(s);
+    s->stats.steps++;
+    s->stats.step_ns += em_now_ns() - start_ns;
+    schedule(s);
+}
+
+void em_stepper_run(em_stepper *s)
+{
+    bool open = true;
+    while (open) {
+        open = take_news(s);
+        if (s->batch.n_seqs)
+            run_step(s);
+        em_roster_deliver(&s->roster, s->queue);
+    }
+}
