@@ -1,0 +1,42 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/log.h"
+#include "server/commands.h"
+
+static em_log_level log_level(const char *name)
+{
+    return strcmp(name, "debug") == 0     ? EM_LOG_DEBUG
+           : strcmp(name, "warning") == 0 ? EM_LOG_WARN
+           : strcmp(name, "error") == 0   ? EM_LOG_ERROR
+                                          : EM_LOG_INFO;
+}
+
+int em_command_fail(const char *command, int exit_code, const em_error *err)
+{
+    fprintf(stderr, "engramd %s: %s\n", command, err->text[0] ? err->text : "failed");
+    return exit_code;
+}
+
+int em_command_begin(em_command command, const char *usage, int argc, char **argv, char **env, em_config **ret_config)
+{
+    const char *name = command == EM_COMMAND_SERVE ? "serve" : "generate";
+    em_error err = {0};
+    em_config *c;
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            fputs(usage, stdout);
+            em_config_help(stdout, command);
+            return 0;
+        }
+        if (strcmp(argv[i], "--version") == 0) {
+            puts("engramd " ENGRAMD_VERSION);
+            return 0;
+        }
+    }
+    if (em_config_load(command, argc, argv, env, &c, &err) < 0)
+        return em_command_fail(name, 2, &err);
+    em_log_init(log_level(c->log_level), strcmp(c->log_format, "json") == 0);
+    *ret_config = c;
+    return -1;
+}

@@ -1,0 +1,17 @@
+/* The subcommands. Each gets the words behind its name and returns the exit code of the program:
+ * 0 fine, 1 refused or failed with a sentence on stderr, 2 wrong usage. */
+#ifndef EM_SERVER_COMMANDS_H
+#define EM_SERVER_COMMANDS_H
+
+#include "engine/base/error.h"
+#include "server/config.h"
+
+int em_cmd_serve(int argc, char **argv, char **env);
+int em_cmd_generate(int argc, char **argv, char **env);
+
+/* What all commands begin with: --help, the configuration, the log. Returns the exit code, or -1 to go on. */
+int em_command_begin(em_command command, const char *usage, int argc, char **argv, char **env, em_config **ret_config);
+/* Writes the sentence to stderr and returns the exit code. */
+int em_command_fail(const char *command, int exit_code, const em_error *err);
+
+#endif

@@ -1,1 +1,0 @@
-typedef int em_empty_stream;
