@@ -36,14 +36,14 @@ static void *map_plain(size_t bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
-void *em_memory_alloc(const em_engram_mem *mem, size_t bytes)
+void *em_memory_alloc(const em_engram_mem *mem, size_t bytes, em_page_size page_size)
 {
     if (mem->alloc)
         return mem->alloc(mem->ctx, bytes);
     bytes = page_round(bytes);
     if (!bytes)
         return NULL;
-    return bytes >= HUGE_BYTES ? map_huge(bytes) : map_plain(bytes);
+    return page_size == EM_PAGES_HUGE && bytes >= HUGE_BYTES ? map_huge(bytes) : map_plain(bytes);
 }
 
 void em_memory_free(const em_engram_mem *mem, void *p, size_t bytes)

@@ -61,7 +61,7 @@ int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_en
     staging->ticket = calloc((size_t)opts->max_tickets, sizeof *staging->ticket);
     for (int32_t i = 0; staging->ticket && i < opts->max_tickets; i++) {
         em_engram_ticket *ticket = &staging->ticket[i];
-        ticket->block = em_memory_alloc(&staging->mem, staging->block_bytes);
+        ticket->block = em_memory_alloc(&staging->mem, staging->block_bytes, EM_PAGES_SMALL);
         if (!ticket->block)
             break;
         place_parts(ticket, spec, layout);

@@ -125,7 +125,7 @@ static bool own_array(const em_tables *tables, const uint8_t *from, size_t bytes
 {
     if (!bytes)
         return true;
-    uint8_t *to = em_memory_alloc(&tables->mem, bytes);
+    uint8_t *to = em_memory_alloc(&tables->mem, bytes, EM_PAGES_HUGE);
     if (!to)
         return false;
     *ret_copy = to;
