@@ -3,7 +3,9 @@
  * Bytes that can no longer become a character give U+FFFD at once, one per maximal ill-formed part; a beginning that
  * can still become a character is held back (Unicode chapter 3). Text that may be the beginning of a stop string is
  * held back until it is settled, and no longer. The released text does not depend on how bytes were cut into tokens.
- * One thread at a time. */
+ * Of several stop strings the one that begins earliest in the text wins; a complete one therefore waits while another
+ * that began before it may still complete. Of those that begin at the same place the first to complete ends the text;
+ * which one it was makes no difference to it. Linear time. One thread at a time. */
 #ifndef EM_ENGINE_DETOK_H
 #define EM_ENGINE_DETOK_H
 
@@ -11,7 +13,7 @@
 
 typedef struct em_detok em_detok;
 
-/* stops: [n_stops], copied. -ENOMEM. */
+/* stops: [n_stops], copied. -ENOMEM; -EINVAL: an empty or ill-formed stop string; -E2BIG: more than 4 MiB of them. */
 int em_detok_new(const em_stop *stops, int32_t n_stops, em_detok **ret_detok);
 em_detok *em_detok_free(em_detok *d); /* NULL is fine; returns NULL */
 
