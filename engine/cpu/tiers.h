@@ -22,6 +22,10 @@ void em_ref_dec_e2m1_b32(const uint8_t *codes, const uint8_t *scales, int64_t n,
 void em_ref_enc_e2m1_b16(const float *x, int64_t n, uint8_t *codes, uint8_t *scales);
 void em_ref_dec_e2m1_b16(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y);
 
+extern const float em_e8m0_table[256];      /* em_e8m0_to_f32 of every code */
+extern const float em_e4m3_table[256];      /* em_e4m3_to_f32 of every code */
+extern const float em_e2m1_scaled[256][16]; /* E2M1 value of a code times each of those; 64-byte aligned */
+
 /* Each overwrites what it does better and sets the table's name. */
 void em_kernels_init_avx2(em_kernels *k);
 void em_kernels_init_avx512(em_kernels *k);
