@@ -151,16 +151,17 @@ double tolerance(enum check_tol op, int64_t n, double scale)
 {
     static const struct {
         double per_value; /* roundings that do not depend on the number of terms */
-        double per_sqrt;  /* times sqrt(n): partial sums err at random, not all one way */
+        double per_term;  /* times n: with equal terms every addition of a partial sum errs the same way */
         double floor;     /* absolute, where results fall below the normal range */
     } table[] = {
-        /* Both sides round each product and sum. Tiers apply FP8 scales to x: 2^-8 below the plain C, so the smallest
-         * results lose up to 8 more bits: at most 2^-140 a term. */
-        [TOL_SUM] = {4, 1, 0x1p-140},
+        /* Both sides round each product and sum; the narrowest tier's partial sums take every eighth term, and are half
+         * their final size on average. Tiers apply FP8 scales to x, 2^-8 below the plain C, so the smallest results lose
+         * up to 8 more bits: at most 2^-140 a term. */
+        [TOL_SUM] = {8, 1.0 / 8, 0x1p-140},
         [TOL_FMA] = {2, 0, 0x1p-149},     /* one rounding saved by the fused form */
         [TOL_EXP] = {5, 0, 0x1p-148},     /* 1 ulp on each side, an ulp being up to 2^-23 */
-        [TOL_EXP_SUM] = {6, 1, 0x1p-148}, /* the same, summed */
+        [TOL_EXP_SUM] = {9, 1.0 / 8, 0x1p-148}, /* the same, summed */
         [TOL_SWIGLU] = {12, 0, 0x1p-147}, /* exp, sum, quotient, two products on each side */
     };
-    return scale * 0x1p-24 * (table[op].per_value + table[op].per_sqrt * sqrt((double)n)) + table[op].floor * (double)n;
+    return scale * 0x1p-24 * (table[op].per_value + table[op].per_term * (double)n) + table[op].floor * (double)n;
 }
