@@ -2,8 +2,12 @@
  *
  * A checkpoint folder has model.safetensors, or *.safetensors with model.safetensors.index.json, or *.safetensors
  * without an index (then all of them are opened in name order). Every offset is checked against the file before it
- * is used: overlapping, out-of-range or misordered data, sizes that do not match dtype and shape, duplicate names and
- * truncated files are refused with one sentence that names file and tensor.
+ * is used: overlapping, out-of-range or misordered data, bytes that belong to no tensor, sizes that do not match dtype
+ * and shape, duplicate names and truncated files are refused with one sentence that names file and tensor. With an
+ * index, it must list exactly the tensors that its files hold.
+ *
+ * The format does not align tensors: data may lie at any byte address, so nobody may read floats through a cast
+ * pointer without looking (em_weights_load copies what is misaligned). Shapes count elements; F4 packs two to a byte.
  *
  * Read-only after open; any thread. */
 #ifndef EM_ENGINE_SAFETENSORS_H
