@@ -31,8 +31,8 @@ static int check_opts(const em_engram_opts *opts, char *err, size_t err_len)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: %d tokens per ask given, 1 to %d are possible",
                               opts->max_tokens, EM_ENGRAM_MAX_ASK_TOKENS);
     if (opts->max_tickets < 1 || opts->max_tickets > EM_ENGRAM_MAX_TICKETS)
-        return em_engram_fail(err, err_len, -EINVAL, "Engram: %d tickets given, 1 to %d are possible", opts->max_tickets,
-                              EM_ENGRAM_MAX_TICKETS);
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: %d tickets given, 1 to %d are possible",
+                              opts->max_tickets, EM_ENGRAM_MAX_TICKETS);
     if (opts->n_threads < 0 || opts->n_threads > EM_ENGRAM_MAX_THREADS)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: %d gather threads given, 0 to %d are possible",
                               opts->n_threads, EM_ENGRAM_MAX_THREADS);
@@ -41,7 +41,8 @@ static int check_opts(const em_engram_opts *opts, char *err, size_t err_len)
     return 0;
 }
 
-int em_engram_open(const em_engram_spec *spec, const em_engram_opts *opts, em_engram **ret_engram, char *err, size_t err_len)
+int em_engram_open(const em_engram_spec *spec, const em_engram_opts *opts, em_engram **ret_engram, char *err,
+                   size_t err_len)
 {
     int rc = check_opts(opts, err, err_len);
     if (rc)

@@ -49,8 +49,8 @@ typedef struct em_engram_mem {
     void *ctx;
 } em_engram_mem;
 
-/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close (with the ram tier: until
- * em_engram_open returns, nothing reads it afterwards). */
+/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. With the ram tier it
+ * may go when em_engram_open has returned: nothing reads it afterwards. */
 typedef struct em_engram_source {
     int32_t layer;         /* backbone layer number: seeds the multipliers */
     int64_t n_rows;        /* at least the sum of the table's primes */
@@ -114,8 +114,10 @@ void em_engram_row_ids(const em_engram_hash *hash, const int32_t *suffix, int64_
 /* --- the service -------------------------------------------------------------------------------------------- */
 
 /* Checks the spec, opens the tier, starts the gather threads. */
-int em_engram_open(const em_engram_spec *spec, const em_engram_opts *opts, em_engram **ret_engram, char *err, size_t err_len);
-em_engram *em_engram_close(em_engram *g); /* NULL is fine; every ticket must be released; joins the threads; returns NULL */
+int em_engram_open(const em_engram_spec *spec, const em_engram_opts *opts, em_engram **ret_engram, char *err,
+                   size_t err_len);
+/* NULL is fine; every ticket must be released; joins the threads; returns NULL. */
+em_engram *em_engram_close(em_engram *g);
 
 const em_engram_hash *em_engram_table_hash(const em_engram *g, int32_t table_idx);
 em_engram_tier em_engram_tier_of(const em_engram *g); /* never AUTO */
@@ -130,9 +132,10 @@ typedef struct em_engram_table {
 void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table *ret_table);
 
 /* Asks for the rows of n_tokens tokens in all tables: hashes on the calling thread, queues the gather, returns at
- * once. suffix: [n_tokens, max_order] as em_engram_suffix gives it, read before the call returns. Tables are gathered
- * in order, so the first Engram layer's rows come first; tickets are served in the order they were asked.
- * -EINVAL: n_tokens < 1 or > max_tokens, or a class that is not in 0 .. n_classes - 1; -EAGAIN: all tickets are out. */
+ * once (in the ram tier a handful of rows is copied right here: cheaper than waking a thread). suffix: [n_tokens,
+ * max_order] as em_engram_suffix gives it, read before the call returns. Tables are gathered in order, so the first
+ * Engram layer's rows come first; queued tickets are served in the order they were asked.
+ * -EINVAL: n_tokens < 1 or > max_tokens, or a class is not in 0 .. n_classes - 1; -EAGAIN: all tickets are out. */
 int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engram_ticket **ret_ticket);
 
 /* The rows of one table, side by side. */
@@ -162,7 +165,8 @@ typedef struct em_engram_stats {
     uint64_t lead_ns;                  /* sum over (ticket, table) of the time rows were ready before they were taken */
     uint64_t table_bytes, resident_bytes; /* of all tables; resident: in memory of our own, or in the page cache now */
 } em_engram_stats;
-void em_engram_get_stats(em_engram *g, em_engram_stats *ret_stats); /* resident_bytes is sampled: may take milliseconds */
+/* resident_bytes is sampled: may take milliseconds. */
+void em_engram_get_stats(em_engram *g, em_engram_stats *ret_stats);
 
 #ifdef __cplusplus
 }

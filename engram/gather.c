@@ -14,7 +14,8 @@
 #include <string.h>
 #include <time.h>
 
-#define CHUNK_ROWS 256 /* about 10 us of copying: long against the lock, short against a wait */
+#define CHUNK_ROWS 256  /* about 10 us of copying: long against the lock, short against a wait */
+#define INLINE_ROWS 128 /* about 5 us of copying: no more than waking a thread takes */
 
 typedef struct em_chunk {
     em_engram_ticket *ticket;
@@ -209,10 +210,8 @@ em_engram_ticket *em_gather_reserve(em_gather *g)
     return t;
 }
 
-void em_gather_submit(em_gather *g, em_engram_ticket *t)
+static void reset_parts(em_gather *g, em_engram_ticket *t, int64_t n_rows)
 {
-    int64_t n_rows = (int64_t)t->n_tokens * g->n_cols;
-
     for (int32_t i = 0; i < g->tables->n_tables; i++) {
         em_part *part = &t->part[i];
         part->n_rows = n_rows;
@@ -221,17 +220,48 @@ void em_gather_submit(em_gather *g, em_engram_ticket *t)
         part->taken = false;
         __atomic_store_n(part->ready, 0, __ATOMIC_RELAXED);
     }
-    pthread_mutex_lock(&g->lock);
-    t->n_unclaimed = t->part[0].n_chunks * g->tables->n_tables;
-    queue_push(g, t);
+}
+
+/* A step that decodes a token or two: its rows are here sooner than a thread that copies them would be, and no core
+ * that computes is disturbed. Only where a row cannot be slow: a mapping may have to read it from a disk. */
+static void copy_inline(em_gather *g, em_engram_ticket *t)
+{
+    for (int32_t i = 0; i < g->tables->n_tables; i++) {
+        em_part *part = &t->part[i];
+        copy_chunk(g, &(em_chunk){t, i, 0, (size_t)part->n_rows});
+        part->next_chunk = part->n_done = part->n_chunks;
+        part->ready_ns = now_ns();
+        __atomic_store_n(part->ready, 1, __ATOMIC_RELEASE);
+    }
+}
+
+static void count_ask(em_gather *g, const em_engram_ticket *t, int64_t n_rows)
+{
     g->stats.tokens += (uint64_t)t->n_tokens;
     for (int32_t i = 0; i < g->tables->n_tables; i++) {
         g->stats.rows += (uint64_t)n_rows;
         g->stats.bytes += (uint64_t)n_rows * (g->tables->view[i].row_bytes + g->tables->view[i].scale_bytes);
     }
-    for (int64_t i = 0; i < g->n_idle && i < t->n_unclaimed; i++)
-        pthread_cond_signal(&g->work);
+}
+
+void em_gather_submit(em_gather *g, em_engram_ticket *t)
+{
+    int64_t n_rows = (int64_t)t->n_tokens * g->n_cols, n_wake = 0;
+    bool here = g->tables->tier == EM_ENGRAM_TIER_RAM && n_rows * g->tables->n_tables <= INLINE_ROWS;
+
+    reset_parts(g, t, n_rows);
+    if (here)
+        copy_inline(g, t);
+    pthread_mutex_lock(&g->lock);
+    count_ask(g, t, n_rows);
+    if (!here) {
+        t->n_unclaimed = t->part[0].n_chunks * g->tables->n_tables;
+        queue_push(g, t);
+        n_wake = t->n_unclaimed < g->n_idle ? t->n_unclaimed : g->n_idle;
+    }
     pthread_mutex_unlock(&g->lock);
+    while (n_wake-- > 0) /* after the lock, which each of them wants first */
+        pthread_cond_signal(&g->work);
 }
 
 void em_gather_wait(em_gather *g, em_engram_ticket *t, int32_t table_idx)

@@ -18,12 +18,12 @@ struct em_gather {
     pthread_cond_t drained;  /* a draining ticket has become free */
     em_engram_ticket *first; /* queue of tickets with unclaimed chunks, in the order they were asked */
     em_engram_ticket *last;
-    em_engram_ticket *free;  /* most recently used first: its staging is still in the cache */
+    em_engram_ticket *free; /* most recently used first: its staging is still in the cache */
     int32_t n_draining;
-    int32_t n_idle;          /* threads that wait for work */
-    int32_t n_waiting;       /* takers that wait for done */
+    int32_t n_idle;    /* threads that wait for work */
+    int32_t n_waiting; /* takers that wait for done */
     bool stop;
-    em_engram_stats stats;   /* all but the byte counts of the tables */
+    em_engram_stats stats; /* all but the byte counts of the tables */
     /* used by open and close alone */
     int32_t n_threads;
     pthread_t thread[EM_ENGRAM_MAX_THREADS];

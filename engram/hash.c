@@ -20,8 +20,8 @@ static int check_shape(const em_engram_spec *spec, char *err, size_t err_len)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: the longest n-gram is %d, it must be 2 to %d",
                               spec->max_order, EM_ENGRAM_MAX_ORDER);
     if (spec->n_heads < 1 || spec->n_heads > EM_ENGRAM_MAX_HEADS)
-        return em_engram_fail(err, err_len, -EINVAL, "Engram: %d hash heads given, 1 to %d are possible",
-                              spec->n_heads, EM_ENGRAM_MAX_HEADS);
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: %d hash heads given, 1 to %d are possible", spec->n_heads,
+                              EM_ENGRAM_MAX_HEADS);
     if (spec->head_dim < 1 || spec->head_dim > EM_ENGRAM_MAX_HEAD_DIM)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: rows of %d columns given, 1 to %d are possible",
                               spec->head_dim, EM_ENGRAM_MAX_HEAD_DIM);
@@ -35,7 +35,8 @@ static int check_shape(const em_engram_spec *spec, char *err, size_t err_len)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: the pad class %d is not one of the %d token classes",
                               spec->pad_class, spec->n_classes);
     if (spec->prime_start < 1)
-        return em_engram_fail(err, err_len, -EINVAL, "Engram: buckets of at least %lld rows given, it must be 1 or more",
+        return em_engram_fail(err, err_len, -EINVAL,
+                              "Engram: buckets of at least %lld rows given, it must be 1 or more",
                               (long long)spec->prime_start);
     return 0;
 }
@@ -72,15 +73,16 @@ static void draw_multipliers(em_engram_hash *hash, int32_t layer, int32_t n_clas
 
 /* Takes the next n_cols primes from *prime on. In the model's words each (layer, order) searches from prime_start
  * anew and skips primes in use; as all of them are taken upward without a gap, that is simply the next ones. */
-static int fill_buckets(em_engram_hash *hash, const em_engram_source *source, uint64_t *prime, char *err, size_t err_len)
+static int fill_buckets(em_engram_hash *hash, const em_engram_source *source, uint64_t *prime, char *err,
+                        size_t err_len)
 {
     int64_t sum = 0;
     for (int32_t col = 0; col < hash->n_cols; col++) {
         uint64_t p = em_prime_from(*prime);
         hash->offset[col] = sum;
         if (!p || __builtin_add_overflow(sum, (int64_t)p, &sum))
-            return em_engram_fail(err, err_len, -EINVAL, "Engram: the buckets of layer %d have more rows than can be counted",
-                                  source->layer);
+            return em_engram_fail(err, err_len, -EINVAL,
+                                  "Engram: the buckets of layer %d have more rows than can be counted", source->layer);
         hash->prime[col] = (int64_t)p;
         hash->reciprocal[col] = UINT64_MAX / p;
         *prime = p + 1;
@@ -88,8 +90,8 @@ static int fill_buckets(em_engram_hash *hash, const em_engram_source *source, ui
     hash->n_rows = sum;
     if (source->n_rows < sum)
         return em_engram_fail(err, err_len, -EINVAL,
-                              "Engram: the table of layer %d has %lld rows, its %d buckets need %lld",
-                              source->layer, (long long)source->n_rows, hash->n_cols, (long long)sum);
+                              "Engram: the table of layer %d has %lld rows, its %d buckets need %lld", source->layer,
+                              (long long)source->n_rows, hash->n_cols, (long long)sum);
     return 0;
 }
 
@@ -153,6 +155,7 @@ void em_engram_row_ids(const em_engram_hash *hash, const int32_t *suffix, int64_
     for (int32_t i = 1; i < hash->max_order; i++) {
         v ^= (uint64_t)suffix[i] * (uint64_t)hash->multiplier[i];
         for (int32_t head = 0; head < hash->n_heads; head++, col++)
-            ret_row_id[col] = (int64_t)mod_bucket(v, (uint64_t)hash->prime[col], hash->reciprocal[col]) + hash->offset[col];
+            ret_row_id[col] =
+                (int64_t)mod_bucket(v, (uint64_t)hash->prime[col], hash->reciprocal[col]) + hash->offset[col];
     }
 }

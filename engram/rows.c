@@ -22,8 +22,8 @@ static inline void prefetch_row(const em_engram_table *table, int64_t row_id, si
 }
 
 /* Inlined with constant sizes for the shapes that matter, where the copies become plain vector moves. */
-static inline __attribute__((always_inline)) void copy_rows(const em_engram_table *table, const int64_t *row_id, size_t n,
-                                                            uint8_t *codes, uint8_t *scales, size_t row_bytes,
+static inline __attribute__((always_inline)) void copy_rows(const em_engram_table *table, const int64_t *row_id,
+                                                            size_t n, uint8_t *codes, uint8_t *scales, size_t row_bytes,
                                                             size_t scale_bytes)
 {
     for (size_t i = 0; i < n && i < DISTANCE; i++)

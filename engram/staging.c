@@ -49,15 +49,16 @@ static void place_parts(em_engram_ticket *ticket, const em_engram_spec *spec, co
     }
 }
 
-int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts, char *err, size_t err_len)
+int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
+                    size_t err_len)
 {
     em_layout layout[EM_ENGRAM_MAX_TABLES];
 
     memset(staging, 0, sizeof *staging);
     staging->mem = opts->mem;
     if (!lay_out(spec, opts->max_tokens, layout, &staging->block_bytes))
-        return em_engram_fail(err, err_len, -EINVAL, "Engram: the rows of %d tokens have more bytes than can be addressed",
-                              opts->max_tokens);
+        return em_engram_fail(err, err_len, -EINVAL,
+                              "Engram: the rows of %d tokens have more bytes than can be addressed", opts->max_tokens);
     staging->ticket = calloc((size_t)opts->max_tickets, sizeof *staging->ticket);
     for (int32_t i = 0; staging->ticket && i < opts->max_tickets; i++) {
         em_engram_ticket *ticket = &staging->ticket[i];

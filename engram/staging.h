@@ -9,16 +9,16 @@ typedef struct em_gather em_gather;
 /* The rows of one table for one ticket. They are copied in chunks, claimed in order, finished in any order. */
 typedef struct em_part {
     /* set at open; where the rows land */
-    uint8_t *codes;    /* [max_tokens * n_cols, row_bytes] */
-    uint8_t *scales;   /* [max_tokens * n_cols, scale_bytes] or NULL */
-    int64_t *row_id;   /* [max_tokens * n_cols] */
-    uint32_t *ready;   /* the consumer's word: 0, then 1 with release order; never back to 0 before the next ask */
+    uint8_t *codes;  /* [max_tokens * n_cols, row_bytes] */
+    uint8_t *scales; /* [max_tokens * n_cols, scale_bytes] or NULL */
+    int64_t *row_id; /* [max_tokens * n_cols] */
+    uint32_t *ready; /* the consumer's word: 0, then 1 with release order; never back to 0 before the next ask */
     /* set by ask, then guarded by the gather's lock */
     int64_t n_rows;
     int64_t n_chunks;
     int64_t next_chunk; /* first one nobody has claimed */
     int64_t n_done;
-    uint64_t ready_ns;  /* when the last chunk was in place */
+    uint64_t ready_ns; /* when the last chunk was in place */
     bool taken;
 } em_part;
 
@@ -30,25 +30,26 @@ typedef enum em_ticket_state {
 
 struct em_engram_ticket {
     em_gather *gather;
-    void *block;               /* from the em_engram_mem pair: all the parts' arrays */
+    void *block; /* from the em_engram_mem pair: all the parts' arrays */
     em_part part[EM_ENGRAM_MAX_TABLES];
     int32_t n_tokens;
     /* guarded by the gather's lock */
     em_ticket_state state;
-    int64_t n_unclaimed;       /* chunks of all parts; in the queue while not 0 */
-    int32_t n_running;         /* chunks being copied now */
-    em_engram_ticket *next;    /* in the queue, or on the free list */
-    em_engram_ticket *prev;    /* in the queue */
+    int64_t n_unclaimed;    /* chunks of all parts; in the queue while not 0 */
+    int32_t n_running;      /* chunks being copied now */
+    em_engram_ticket *next; /* in the queue, or on the free list */
+    em_engram_ticket *prev; /* in the queue */
 };
 
 typedef struct em_staging {
     em_engram_ticket *ticket; /* [n_tickets] */
     int32_t n_tickets;
-    size_t block_bytes;       /* of one ticket */
+    size_t block_bytes; /* of one ticket */
     em_engram_mem mem;
 } em_staging;
 
-int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts, char *err, size_t err_len);
+int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
+                    size_t err_len);
 void em_staging_close(em_staging *staging);
 
 #endif

@@ -30,10 +30,11 @@ static int view_source(em_tables *tables, const em_engram_spec *spec, int32_t ta
         !span_fits(view->n_rows, view->scale_bytes, &scales_bytes) ||
         __builtin_add_overflow(*total, codes_bytes, total) || __builtin_add_overflow(*total, scales_bytes, total) ||
         *total > PTRDIFF_MAX)
-        return em_engram_fail(err, err_len, -EINVAL, "Engram: the table of layer %d has more bytes than can be addressed",
-                              source->layer);
+        return em_engram_fail(err, err_len, -EINVAL,
+                              "Engram: the table of layer %d has more bytes than can be addressed", source->layer);
     if (!view->codes)
-        return em_engram_fail(err, err_len, -EINVAL, "Engram: the table of layer %d has no rows in memory", source->layer);
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: the table of layer %d has no rows in memory",
+                              source->layer);
     if (view->scale_bytes && !view->scales)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: the FP8 table of layer %d has no scales", source->layer);
     if (!view->scale_bytes && view->scales)
@@ -121,7 +122,8 @@ static void fill_run(em_fill *fill, const em_engram_opts *opts, uint64_t total_b
         opts->on_progress(opts->progress_ctx, total_bytes, total_bytes);
 }
 
-static bool own_array(const em_tables *tables, const uint8_t *from, size_t bytes, const uint8_t **ret_copy, em_fill *fill)
+static bool own_array(const em_tables *tables, const uint8_t *from, size_t bytes, const uint8_t **ret_copy,
+                      em_fill *fill)
 {
     if (!bytes)
         return true;

@@ -6,7 +6,7 @@
 #include "engram/internal.h"
 
 typedef struct em_tables {
-    em_engram_tier tier;                         /* never AUTO */
+    em_engram_tier tier; /* never AUTO */
     int32_t n_tables;
     em_engram_table view[EM_ENGRAM_MAX_TABLES];  /* what is read */
     em_engram_table owned[EM_ENGRAM_MAX_TABLES]; /* our own copy in the ram tier, else all zero */
@@ -14,10 +14,12 @@ typedef struct em_tables {
 } em_tables;
 
 /* Checks the sources and opens the tier; on failure there is nothing to close. */
-int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts, char *err, size_t err_len);
+int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
+                   size_t err_len);
 void em_tables_close(em_tables *tables);
 
-/* Copies the rows row_id[0 .. n-1] side by side. codes: [n, row_bytes]; scales: [n, scale_bytes], NULL without scales. */
+/* Copies the rows row_id[0 .. n-1] side by side. codes: [n, row_bytes]; scales: [n, scale_bytes], NULL without
+ * scales. */
 void em_tables_copy_rows(const em_tables *tables, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
                          uint8_t *scales);
 

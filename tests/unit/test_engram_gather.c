@@ -20,7 +20,7 @@ static uint64_t below(em_pcg64 *rng, uint64_t bound)
     return em_pcg64_below(rng, bound);
 }
 
-/* --- tables of random bytes --------------------------------------------------------------------------------- */
+/* --- tables of random bytes -------------------------------------------------------------------------------------- */
 
 typedef struct model {
     em_engram_spec spec;
@@ -91,8 +91,8 @@ static void random_suffix(const model *m, em_pcg64 *rng, int32_t n_tokens, int32
 
 /* Every byte against the caller's table and the hash. No ck_assert in here: it runs in threads of the test too, and
  * writes to a pipe each time. */
-static bool rows_are_right(const model *m, const em_engram *g, int32_t table_idx, const int32_t *suffix, int32_t n_tokens,
-                           const em_engram_rows *rows)
+static bool rows_are_right(const model *m, const em_engram *g, int32_t table_idx, const int32_t *suffix,
+                           int32_t n_tokens, const em_engram_rows *rows)
 {
     const em_engram_hash *hash = em_engram_table_hash(g, table_idx);
     const em_engram_source *source = &m->spec.table[table_idx];
@@ -124,12 +124,12 @@ static void await_ready(const uint32_t *ready)
     ck_assert_msg(__atomic_load_n(ready, __ATOMIC_ACQUIRE) == 1, "rows never became ready");
 }
 
-/* --- equality ------------------------------------------------------------------------------------------------------ */
+/* --- equality ---------------------------------------------------------------------------------------------------- */
 
 static const struct {
     em_engram_dtype dtype;
     int32_t head_dim;
-} shape[] = {{EM_ENGRAM_FP8, 256}, {EM_ENGRAM_FP8, 32},  {EM_ENGRAM_FP8, 96}, {EM_ENGRAM_BF16, 64}, {EM_ENGRAM_BF16, 1},
+} shape[] = {{EM_ENGRAM_FP8, 256}, {EM_ENGRAM_FP8, 32}, {EM_ENGRAM_FP8, 96}, {EM_ENGRAM_BF16, 64}, {EM_ENGRAM_BF16, 1},
              {EM_ENGRAM_BF16, 77}, {EM_ENGRAM_F32, 20}, {EM_ENGRAM_F32, 1},  {EM_ENGRAM_F32, 300}};
 
 START_TEST(gather_equals_lookup)
@@ -140,8 +140,10 @@ START_TEST(gather_equals_lookup)
     for (int round = 0; round < 6; round++) {
         model m = make_model(&rng, shape[_i].dtype, 1 + (int32_t)below(&rng, 3), shape[_i].head_dim,
                              1 + (int64_t)below(&rng, 60));
-        em_engram_opts opts = {.tier = round & 1 ? EM_ENGRAM_TIER_RAM : EM_ENGRAM_TIER_MMAP, .max_tokens = 100,
-                               .max_tickets = 3, .n_threads = round % 4};
+        em_engram_opts opts = {.tier = round & 1 ? EM_ENGRAM_TIER_RAM : EM_ENGRAM_TIER_MMAP,
+                               .max_tokens = 100,
+                               .max_tickets = 3,
+                               .n_threads = round % 4};
         em_engram *g = open_model(&m, &opts);
         ck_assert_int_eq(em_engram_tier_of(g), opts.tier);
         int32_t suffix[100 * EM_ENGRAM_MAX_ORDER];
@@ -198,7 +200,7 @@ START_TEST(table_view_is_the_table)
 }
 END_TEST
 
-/* --- tiers --------------------------------------------------------------------------------------------------------- */
+/* --- tiers ------------------------------------------------------------------------------------------------------- */
 
 typedef struct progress {
     uint64_t last, total, n_calls;
@@ -223,8 +225,8 @@ START_TEST(ram_tier_is_a_copy)
     em_pcg64_seed(&rng, test_seed(3));
     model m = make_model(&rng, EM_ENGRAM_FP8, 2, 256, 20000), changed = m;
     progress p = {.thread = pthread_self()};
-    em_engram_opts opts = {.tier = EM_ENGRAM_TIER_RAM, .max_tokens = 64, .max_tickets = 1, .on_progress = on_progress,
-                           .progress_ctx = &p};
+    em_engram_opts opts = {
+        .tier = EM_ENGRAM_TIER_RAM, .max_tokens = 64, .max_tickets = 1, .on_progress = on_progress, .progress_ctx = &p};
     uint64_t bytes = 0;
     for (int32_t t = 0; t < 2; t++) {
         changed.spec.table[t].codes = malloc((size_t)m.spec.table[t].n_rows * 256);
@@ -274,9 +276,15 @@ static uint8_t *map_file_table(em_engram_spec *spec, int64_t n_rows, size_t *ret
     uint8_t *map = mmap(NULL, *ret_bytes, PROT_READ, MAP_SHARED, fd, 0);
     ck_assert_ptr_ne(map, MAP_FAILED);
     close(fd);
-    *spec = (em_engram_spec){.n_tables = 1, .dtype = EM_ENGRAM_FP8, .max_order = 2, .n_heads = 1, .head_dim = 256,
-                             .prime_start = 7, .n_classes = 10};
-    spec->table[0] = (em_engram_source){.layer = 1, .n_rows = n_rows, .codes = map, .scales = map + (size_t)n_rows * 256};
+    *spec = (em_engram_spec){.n_tables = 1,
+                             .dtype = EM_ENGRAM_FP8,
+                             .max_order = 2,
+                             .n_heads = 1,
+                             .head_dim = 256,
+                             .prime_start = 7,
+                             .n_classes = 10};
+    spec->table[0] =
+        (em_engram_source){.layer = 1, .n_rows = n_rows, .codes = map, .scales = map + (size_t)n_rows * 256};
     return map;
 }
 
@@ -319,14 +327,14 @@ START_TEST(residency_of_a_mapping_is_sampled)
 }
 END_TEST
 
-/* --- tickets -------------------------------------------------------------------------------------------------------- */
+/* --- tickets ----------------------------------------------------------------------------------------------------- */
 
 START_TEST(asks_beyond_the_tickets_fail_until_one_returns)
 {
     em_pcg64 rng;
     em_pcg64_seed(&rng, test_seed(4));
     model m = make_model(&rng, EM_ENGRAM_BF16, 2, 32, 50);
-    em_engram_opts opts = {.max_tokens = 8, .max_tickets = 5, .n_threads = 2};
+    em_engram_opts opts = {.tier = EM_ENGRAM_TIER_MMAP, .max_tokens = 8, .max_tickets = 5, .n_threads = 2};
     em_engram *g = open_model(&m, &opts);
     em_engram_ticket *ticket[5], *extra = (em_engram_ticket *)&rng;
     int32_t suffix[8 * EM_ENGRAM_MAX_ORDER];
@@ -460,15 +468,15 @@ START_TEST(stats_count_what_was_asked)
 }
 END_TEST
 
-/* --- many threads ------------------------------------------------------------------------------------------------------ */
+/* --- many threads ------------------------------------------------------------------------------------------------ */
 
 typedef struct stress {
     const model *m;
     em_engram *g;
     uint64_t seed;
     int n_rounds;
-    int n_again;  /* out: asks that met -EAGAIN */
-    int n_wrong;  /* out: answers that were not as they must be */
+    int n_again; /* out: asks that met -EAGAIN */
+    int n_wrong; /* out: answers that were not as they must be */
 } stress;
 
 static void *stress_main(void *arg)
@@ -514,7 +522,10 @@ START_TEST(many_threads_get_their_own_rows)
     em_pcg64 rng;
     em_pcg64_seed(&rng, seed);
     model m = make_model(&rng, shape[_i % COUNT(shape)].dtype, 3, shape[_i % COUNT(shape)].head_dim, 200);
-    em_engram_opts opts = {.max_tokens = 120, .max_tickets = 10, .n_threads = 1 + _i % 3};
+    em_engram_opts opts = {.tier = _i & 1 ? EM_ENGRAM_TIER_RAM : EM_ENGRAM_TIER_MMAP,
+                           .max_tokens = 120,
+                           .max_tickets = 10,
+                           .n_threads = 1 + _i % 3};
     em_engram *g = open_model(&m, &opts);
     pthread_t thread[THREADS];
     stress s[THREADS];
@@ -546,7 +557,7 @@ START_TEST(many_threads_get_their_own_rows)
 }
 END_TEST
 
-/* --- memory from the caller, failures ------------------------------------------------------------------------------- */
+/* --- memory from the caller, failures ---------------------------------------------------------------------------- */
 
 typedef struct test_pool {
     size_t live_bytes;
@@ -599,8 +610,8 @@ START_TEST(memory_comes_from_the_pair)
     em_pcg64_seed(&rng, test_seed(10));
     model m = make_model(&rng, EM_ENGRAM_FP8, 2, 64, 100);
     test_pool pool = {.fail_at = -1};
-    em_engram_opts opts = {.tier = EM_ENGRAM_TIER_RAM, .max_tokens = 9, .max_tickets = 2,
-                           .mem = {pool_alloc, pool_free, &pool}};
+    em_engram_opts opts = {
+        .tier = EM_ENGRAM_TIER_RAM, .max_tokens = 9, .max_tickets = 2, .mem = {pool_alloc, pool_free, &pool}};
     em_engram *g = open_model(&m, &opts);
     int n_allocs = pool.n_allocs;
     int32_t suffix[9 * EM_ENGRAM_MAX_ORDER];

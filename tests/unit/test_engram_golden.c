@@ -109,8 +109,12 @@ static bool read_model(golden_model *m)
         ck_assert_int_eq(config_ints(config, "engram_num_embeddings", n_rows, EM_ENGRAM_MAX_TABLES), n);
         for (int i = 0; i < 5; i++)
             ck_assert_msg(config_ints(config, key[i], &v[i], 1) == 1, "%s of %s", key[i], m->name);
-        m->spec = (em_engram_spec){.n_tables = n, .dtype = EM_ENGRAM_F32, .max_order = (int32_t)v[0],
-                                   .n_heads = (int32_t)v[1], .head_dim = (int32_t)v[2], .prime_start = v[3],
+        m->spec = (em_engram_spec){.n_tables = n,
+                                   .dtype = EM_ENGRAM_F32,
+                                   .max_order = (int32_t)v[0],
+                                   .n_heads = (int32_t)v[1],
+                                   .head_dim = (int32_t)v[2],
+                                   .prime_start = v[3],
                                    .n_classes = (int32_t)v[4]};
         for (int t = 0; t < n; t++)
             m->spec.table[t] = (em_engram_source){.layer = (int32_t)layer[t], .n_rows = n_rows[t]};
@@ -129,7 +133,8 @@ static bool row_matches(const em_engram_hash *hash, const int32_t *classes, size
 }
 
 /* How many of the first n_check positions of a case have the expected rows in all tables. */
-static size_t count_matches(const golden_model *m, const tensor_file *f, int case_idx, size_t n_check, size_t *ret_tokens)
+static size_t count_matches(const golden_model *m, const tensor_file *f, int case_idx, size_t n_check,
+                            size_t *ret_tokens)
 {
     char name[64];
     size_t n_bytes, n_classes_bytes, n_good = 0;
