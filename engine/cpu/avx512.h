@@ -6,9 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/cpu/gemm_blocks.h"
 #include "engine/cpu/tiers.h"
-
-#define EM_INLINE static inline __attribute__((always_inline))
 
 /* Sum of the lanes; the order is written out, so that it does not depend on the compiler. */
 EM_INLINE float avx512_sum(__m512 v)

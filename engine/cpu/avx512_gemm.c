@@ -4,47 +4,13 @@
  * ascending order, the last group masked; then one sum over the lanes. Blocking over rows and tokens only decides what else
  * is computed meanwhile, so a token's bits depend on nothing but its own inputs.
  *
- *   FP4   16 bytes hold 32 columns; low nibbles are the even ones. Both nibbles index the 16 values times
- *         the group's scale (a row of a table, one load), and x is split into even and odd columns on the fly, shared by all rows of the block.
+ *   FP4   16 bytes hold 32 columns; low nibbles are the even ones. Both nibbles index the 16 values times the group's scale
+ *         (a row of a table, one load); x is split into even and odd columns on the fly, shared by the rows of the block.
  *   FP8   code fields move into half floats (times 2^-8, undone at the end); the tile's scale goes to x, shared by the
- *         rows of the block, which therefore lie in one tile. */
+ *         rows of the block, which therefore lie in one tile. NaN codes read as +-480: a test for them would cost 6 % here,
+ *         and no checkpoint has them. */
 #include "engine/cpu/avx512.h"
-
-enum {
-    GROUP = 32,           /* columns of one step */
-    BLOCK_ROWS = 4,       /* output rows that share the loads of x */
-    BLOCK_TOKENS = 4,     /* tokens that share decoded weights */
-    CHUNK_BYTES = 1 << 18 /* of x, walked once per block of rows: stays in the L2 cache */
-};
-
-typedef struct gemm_args {
-    const em_matrix *w;
-    int64_t row;
-    const float *x; /* of the block's first token */
-    int64_t x_stride;
-    float *y;
-    int64_t y_stride;
-} gemm_args;
-
-/* A row of the block: where its codes and scales begin. */
-typedef struct weight_row {
-    const uint8_t *codes;
-    const uint8_t *scales;
-} weight_row;
-
-/* Of one column, doubled because of FP4. */
-EM_INLINE int half_bytes(em_dtype dtype)
-{
-    return dtype == EM_DTYPE_F32 ? 8 : dtype == EM_DTYPE_BF16 ? 4 : dtype == EM_DTYPE_FP8 ? 2 : 1;
-}
-
-EM_INLINE weight_row row_at(const em_matrix *w, em_dtype dtype, int64_t row)
-{
-    weight_row r = {(const uint8_t *)w->data + row * w->cols * half_bytes(dtype) / 2, NULL};
-    if (dtype == EM_DTYPE_FP8 || dtype == EM_DTYPE_FP4)
-        r.scales = w->scale + row / w->scale_rows * w->scale_stride;
-    return r;
-}
+#include "engine/cpu/gemm_blocks.h"
 
 /* The weights of columns k .. k+n-1 (n < GROUP only in the last group, where the rest reads as 0). FP4: even columns in lo,
  * odd in hi, scaled; FP8: lower and upper half, times 2^-8 and not scaled; else lower and upper half. */
@@ -116,17 +82,6 @@ EM_INLINE void gemm_step(em_dtype dtype, int n_r, int n_m, const gemm_args *a, c
     }
 }
 
-/* The next block of rows lies right behind this one; while one group of columns is computed, as many bytes of it are
- * fetched. Hardware follows four short streams poorly: this is worth half of the speed from memory. The addresses may
- * run past the matrix, which a prefetch forgives. */
-EM_INLINE void prefetch_step(em_dtype dtype, weight_row first, int64_t cols, int64_t k)
-{
-    uintptr_t p = (uintptr_t)first.codes + (uintptr_t)(BLOCK_ROWS * (cols + k) * half_bytes(dtype) / 2);
-#pragma GCC unroll 8
-    for (int i = 0; i < BLOCK_ROWS * GROUP * half_bytes(dtype) / 2; i += 64)
-        _mm_prefetch((const char *)(p + (uintptr_t)i), _MM_HINT_T1);
-}
-
 /* n_r rows times n_m tokens; both constants after inlining. */
 EM_INLINE void gemm_block(em_dtype dtype, int n_r, int n_m, const gemm_args *args)
 {
@@ -144,8 +99,7 @@ EM_INLINE void gemm_block(em_dtype dtype, int n_r, int n_m, const gemm_args *arg
     }
     int64_t k = 0, tile = 0, tile_end = tile_cols;
     for (; k < full; k += GROUP) {
-        if (n_r == BLOCK_ROWS)
-            prefetch_step(dtype, rows[0], cols, k);
+        prefetch_step(dtype, n_r, rows[0], cols, k);
         gemm_step(dtype, n_r, n_m, &a, rows, k, tile, GROUP, acc);
         if (k + GROUP == tile_end) {
             tile++;
@@ -162,8 +116,6 @@ EM_INLINE void gemm_block(em_dtype dtype, int n_r, int n_m, const gemm_args *arg
             a.y[m * a.y_stride + a.row + r] = dtype == EM_DTYPE_FP8 ? sum * 0x1p8f : sum;
         }
 }
-
-typedef void (*block_fn)(const gemm_args *args);
 
 /* Blocks of one format: [one row, BLOCK_ROWS rows][1, 2, BLOCK_TOKENS tokens]. */
 #define BLOCK(dtype, n_r, n_m)                                                                                         \
@@ -188,58 +140,10 @@ BLOCKS(BF16)
 BLOCKS(FP8)
 BLOCKS(FP4)
 
-/* Rows from `row` that one block may take: FP8 rows must share a scale. */
-EM_INLINE int64_t rows_together(const em_matrix *w, int64_t row, int64_t row_end)
-{
-    int64_t end = row_end;
-    if (w->dtype == EM_DTYPE_FP8) {
-        int64_t tile_end = (row / w->scale_rows + 1) * w->scale_rows;
-        end = tile_end < row_end ? tile_end : row_end;
-    }
-    return end - row;
-}
-
-/* All rows, for a chunk of tokens whose x stays in the cache. */
-EM_INLINE void gemm_chunk(const block_fn blocks[2][3], gemm_args a, int64_t row_begin, int64_t row_end, int64_t n_m)
-{
-    const float *x = a.x;
-    float *y = a.y;
-    for (int64_t row = row_begin, step; row < row_end; row += step) {
-        bool wide = rows_together(a.w, row, row_end) >= BLOCK_ROWS;
-        step = wide ? BLOCK_ROWS : 1;
-        a.row = row;
-        for (int64_t m = 0, m_step; m < n_m; m += m_step) {
-            int width = n_m - m >= BLOCK_TOKENS ? 2 : n_m - m >= 2 ? 1 : 0;
-            m_step = width == 2 ? BLOCK_TOKENS : width + 1;
-            a.x = x + m * a.x_stride;
-            a.y = y + m * a.y_stride;
-            blocks[wide][width](&a);
-        }
-    }
-}
-
-EM_INLINE void gemm(const block_fn blocks[2][3], const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x,
-                    int64_t x_stride, int64_t n_rows, float *y, int64_t y_stride)
-{
-    int64_t chunk = CHUNK_BYTES / 4 / w->cols / BLOCK_TOKENS * BLOCK_TOKENS;
-    chunk = chunk < BLOCK_TOKENS ? BLOCK_TOKENS : chunk;
-    for (int64_t m = 0; m < n_rows; m += chunk) {
-        gemm_args a = {w, row_begin, x + m * x_stride, x_stride, y + m * y_stride, y_stride};
-        gemm_chunk(blocks, a, row_begin, row_end, n_rows - m < chunk ? n_rows - m : chunk);
-    }
-}
-
-#define GEMM(dtype)                                                                                                    \
-    static void gemm_##dtype(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride, \
-                             int64_t n_rows, float *y, int64_t y_stride)                                               \
-    {                                                                                                                  \
-        gemm(blocks_##dtype, w, row_begin, row_end, x, x_stride, n_rows, y, y_stride);                                 \
-    }
-
-GEMM(F32)
-GEMM(BF16)
-GEMM(FP8)
-GEMM(FP4)
+GEMM_OF_BLOCKS(F32)
+GEMM_OF_BLOCKS(BF16)
+GEMM_OF_BLOCKS(FP8)
+GEMM_OF_BLOCKS(FP4)
 
 void em_avx512_gemm_init(em_kernels *k)
 {
