@@ -20,7 +20,7 @@ typedef struct em_field {
     em_json_type type;
     const char *text; /* source text of the value; belongs to the body */
     size_t len;
-    size_t n_values;  /* values in it, itself included */
+    size_t n_values; /* values in it, itself included */
 } em_field;
 
 typedef struct em_body {

@@ -9,29 +9,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/fields.h"
 #include "api/json_out.h"
 #include "api/logprobs.h"
 #include "api/sse.h"
 
 typedef struct choice {
-    bool begun;                  /* the prompt's part is in */
-    em_buf text;                 /* not yet written */
-    em_logprob_lists logprobs;   /* likewise */
-    em_buf ids;                  /* likewise, JSON items */
+    bool begun;                /* the prompt's part is in */
+    em_buf text;               /* not yet written */
+    em_logprob_lists logprobs; /* likewise */
+    em_buf ids;                /* likewise, JSON items */
     bool prompt_ids_due;
     em_finish finish;
     int32_t completion_tokens, cached_tokens;
-    int64_t echo_chars;          /* characters of the prompt in front of the answer */
+    int64_t echo_chars; /* characters of the prompt in front of the answer */
 } choice;
 
 struct em_completion_reply {
     const em_completion *c;
-    choice *choices;             /* [n_choices] */
+    choice *choices; /* [n_choices] */
     int32_t n_choices;
-    em_buf head;                 /* {"id":...,"choices":[ of every object */
-    em_finish failure;           /* NONE, CANCEL, TIMEOUT, ERROR: the gravest of all choices */
+    em_buf head;       /* {"id":...,"choices":[ of every object */
+    em_finish failure; /* NONE, CANCEL, TIMEOUT, ERROR: the gravest of all choices */
     char why[512];
-    bool complete;               /* the last event was taken */
+    bool complete; /* the last event was taken */
 };
 
 static void write_head(em_buf *b, const em_completion *c, const char *id, int64_t created)
@@ -221,12 +222,13 @@ static void write_usage(const em_completion_reply *r, em_buf *out)
     int64_t prompt = 0, cached = 0, completion = 0;
     for (int32_t i = 0; i < r->c->n_prompts; i++) {
         prompt += r->c->prompt_ids[i].n_ids;
-        cached += r->choices[i * r->c->n].cached_tokens;
+        cached += r->choices[(size_t)i * (size_t)r->c->n].cached_tokens;
     }
     for (int32_t i = 0; i < r->n_choices; i++)
         completion += r->choices[i].completion_tokens;
-    em_buf_printf(out, "\"usage\":{\"prompt_tokens\":%" PRId64 ",\"completion_tokens\":%" PRId64
-                       ",\"total_tokens\":%" PRId64 ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRId64 "}}",
+    em_buf_printf(out,
+                  "\"usage\":{\"prompt_tokens\":%" PRId64 ",\"completion_tokens\":%" PRId64 ",\"total_tokens\":%" PRId64
+                  ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRId64 "}}",
                   prompt, completion, prompt + completion, cached);
 }
 
@@ -268,9 +270,7 @@ int em_completion_reply_json(em_completion_reply *r, em_buf *out, em_api_error *
     em_buf_puts(out, "],");
     write_usage(r, out);
     em_buf_puts(out, "}");
-    if (!out->failed)
-        return 0;
-    return em_api_error_set(err, 503, "out_of_memory", NULL, "The server is out of memory; try again later");
+    return out->failed ? em_api_no_memory(err) : 0;
 }
 
 /* --- streamed ----------------------------------------------------------------------------------------------- */

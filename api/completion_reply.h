@@ -12,13 +12,16 @@ typedef struct em_completion_reply em_completion_reply;
 int em_completion_reply_new(const em_completion *c, const char *id, int64_t created, em_completion_reply **ret_reply);
 em_completion_reply *em_completion_reply_free(em_completion_reply *r);
 
-/* Not streamed: take in events one by one (the event stays the caller's), then render when the one with `last` has been added. A failed request
- * (EM_FINISH_ERROR, _TIMEOUT) renders as -EINVAL with err filled instead. */
+/* Not streamed: take in events one by one (the event stays the caller's), then render when the one with `last` has
+ * been added. A failed request renders as -EINVAL with err filled instead: EM_FINISH_ERROR 500, _TIMEOUT 504, _CANCEL
+ * 499 (for the log: that client has left; a server that cancels for reasons of its own says so itself). */
 int em_completion_reply_add(em_completion_reply *r, const em_event *ev);
 int em_completion_reply_json(em_completion_reply *r, em_buf *out, em_api_error *err);
 
-/* Streamed: appends the SSE bytes of one event ("data: {...}\n\n", none when it has nothing to say); the one with `last` also brings the
- * usage event where asked for, an error event where the request failed, and "data: [DONE]\n\n". */
+/* Streamed: appends the SSE bytes of one event ("data: {...}\n\n", none when it has nothing to say); the one with
+ * `last` also brings the usage event where asked for, an error event where the request failed, and "data: [DONE]\n\n".
+ * After a cancel nothing more is written, not even [DONE]: a stream that just ends looks complete, so close the
+ * connection hard if the client is still there. */
 int em_completion_reply_stream(em_completion_reply *r, const em_event *ev, em_buf *out);
 
 #endif

@@ -139,9 +139,8 @@ static int read_stream_options(const em_field *f, const em_api_context *ctx, voi
     }
     cJSON *tree = NULL;
     int r = em_field_tree(f, &tree, err);
-    const cJSON *item;
-    if (!r)
-        cJSON_ArrayForEach(item, tree) if (!r) r = read_stream_option(item, ctx, p, err);
+    for (const cJSON *item = r ? NULL : tree->child; item && !r; item = item->next)
+        r = read_stream_option(item, ctx, p, err);
     cJSON_Delete(tree);
     return r;
 }
@@ -274,13 +273,14 @@ static int sampling_of(const params *p, em_sampling *ret, em_api_error *err)
     if (!p->has_seed && getrandom(&seed, sizeof seed, 0) != (ssize_t)sizeof seed)
         return em_api_error_set(err, 500, "engine_failure", NULL, "No random seed could be drawn; send a seed");
     *ret = (em_sampling){.temperature = p->temperature < COLDEST ? 0.0f : (float)p->temperature,
-                         .top_p = (float)p->top_p, .top_k = (int32_t)p->top_k, .seed = seed};
+                         .top_p = (float)p->top_p,
+                         .top_k = (int32_t)p->top_k,
+                         .seed = seed};
     return 0;
 }
 
 /* Moves prompts and stops into a request. */
-static int build_request(params *p, em_prompts *prompts, const em_api_context *ctx, em_request **ret,
-                         em_api_error *err)
+static int build_request(params *p, em_prompts *prompts, const em_api_context *ctx, em_request **ret, em_api_error *err)
 {
     em_sampling sampling;
     int r = sampling_of(p, &sampling, err);
@@ -385,7 +385,11 @@ int em_completion_parse(const char *body_text, size_t len, const em_api_context 
     em_body *body = malloc(sizeof *body);
     if (!body)
         return em_api_no_memory(err);
-    params p = {.max_tokens = DEFAULT_MAX_TOKENS, .n = 1, .logprobs = -1, .temperature = 1, .top_p = 1,
+    params p = {.max_tokens = DEFAULT_MAX_TOKENS,
+                .n = 1,
+                .logprobs = -1,
+                .temperature = 1,
+                .top_p = 1,
                 .add_special_tokens = true};
     int r = em_body_read(body, body_text, len, (unsigned)ctx->max_depth, err);
     if (!r)

@@ -11,31 +11,31 @@
 
 /* What a request may grow to, and what the server serves. Filled once from the configuration. */
 typedef struct em_api_context {
-    const em_engine *engine;       /* tokenises; facts through em_engine_get_info */
-    const char *const *model_names;/* [n_model_names] accepted spellings; the first is the one answered */
+    const em_engine *engine;        /* tokenises; facts through em_engine_get_info */
+    const char *const *model_names; /* [n_model_names] accepted spellings; the first is the one answered */
     int n_model_names;
     bool ignore_unknown_fields;
-    int32_t max_prompts;           /* prompts in one request */
-    int32_t max_choices;           /* prompts * n */
-    int32_t max_n;                 /* 128 */
-    int32_t max_stops;             /* 16 */
-    int32_t max_stop_bytes;        /* of one stop string */
-    int32_t max_logprobs;          /* <= EM_MAX_LOGPROBS */
-    int32_t max_depth;             /* nesting of the JSON body, 64 */
-    uint64_t timeout_ns;           /* --request-timeout; 0: none */
+    int32_t max_prompts;    /* prompts in one request */
+    int32_t max_choices;    /* prompts * n */
+    int32_t max_n;          /* 128 */
+    int32_t max_stops;      /* 16 */
+    int32_t max_stop_bytes; /* of one stop string */
+    int32_t max_logprobs;   /* <= EM_MAX_LOGPROBS */
+    int32_t max_depth;      /* nesting of the JSON body, 64 */
+    uint64_t timeout_ns;    /* --request-timeout; 0: none */
 } em_api_context;
 
 typedef struct em_completion {
-    em_request *req;               /* taken by the server at submit (set to NULL then) */
-    const em_engine *engine;       /* from the context: bytes of tokens */
-    char fingerprint[16];          /* system_fingerprint: same for equal program, backend and model */
-    const char *model;             /* as answered; from the context */
+    em_request *req;         /* taken by the server at submit (set to NULL then) */
+    const em_engine *engine; /* from the context: bytes of tokens */
+    char fingerprint[16];    /* system_fingerprint: same for equal program, backend and model */
+    const char *model;       /* as answered; from the context */
     bool stream, include_usage, echo, return_token_ids;
-    int32_t logprobs;              /* -1: null in the answer */
+    int32_t logprobs; /* -1: null in the answer */
     int32_t n_prompts, n;
-    char **prompt_text;            /* [n_prompts] what echo puts before the answer; entries NULL for id prompts, and without echo */
-    em_prompt *prompt_ids;         /* [n_prompts] copies kept for the reply (echo, prompt_token_ids) */
-    int32_t *prompt_bos;           /* [n_prompts] 1 when a BOS was added in front */
+    char **prompt_text;    /* [n_prompts] what echo puts in front; NULL for id prompts and without echo */
+    em_prompt *prompt_ids; /* [n_prompts] copies kept for the reply (echo, prompt_token_ids) */
+    int32_t *prompt_bos;   /* [n_prompts] 1 when a BOS was added in front */
 } em_completion;
 
 /* -EINVAL with err filled: malformed JSON, a wrong type, out of range, unknown field or model, prompt too long. */

@@ -183,7 +183,7 @@ static int apply_rule(const em_field_rule *rule, const em_field *f, const em_api
     case EM_FIELD_INT: return em_value_int(&j, f->name, rule->min, rule->max, at, err);
     case EM_FIELD_REAL: return em_value_real(&j, f->name, (double)rule->min, (double)rule->max, at, err);
     case EM_FIELD_READ: return rule->read(f, ctx, into, err);
-    case EM_FIELD_LATER: memcpy(at, &f, sizeof f); return 0;
+    case EM_FIELD_LATER: *(const em_field **)at = f; return 0;
     case EM_FIELD_NO_EFFECT: return check_no_effect(rule, &j, err);
     case EM_FIELD_UNSUPPORTED: break;
     }

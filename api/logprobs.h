@@ -6,7 +6,7 @@
 #include "engine/base/buf.h"
 #include "engine/engine.h"
 
-typedef struct em_logprob_lists { /* zero-initialise */
+typedef struct em_logprob_lists {        /* zero-initialise */
     em_buf tokens, values, top, offsets; /* JSON items with commas between */
     int64_t n;
 } em_logprob_lists;

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "api/fields.h"
 #include "api/json_out.h"
 
 /* root names the model behind an alias. */
@@ -35,8 +36,7 @@ int em_api_model(const em_api_context *ctx, const char *id, int64_t created, em_
     for (int i = 0; i < ctx->n_model_names; i++)
         if (!strcmp(ctx->model_names[i], id)) {
             write_model(ctx, id, created, out);
-            return out->failed ? em_api_error_set(err, 503, "out_of_memory", NULL,
-                                                  "The server is out of memory; try again later") : 0;
+            return out->failed ? em_api_no_memory(err) : 0;
         }
     return em_api_error_set(err, 404, "model_not_found", "model", "The model \"%s\" is not served here", id);
 }

@@ -186,10 +186,11 @@ static int read_item(em_json *j, em_json_type kind, int32_t idx, const em_api_co
 {
     char path[PATH_CAP];
     snprintf(path, sizeof path, "prompt[%d]", (int)idx);
+    bool texts = kind == EM_JSON_STRING;
     if (j->type != kind)
-        return em_value_wrong_type(j, path, kind == EM_JSON_STRING ? "a string, as the items before it"
-                                                                  : "a list of token ids, as the items before it", err);
-    if (kind == EM_JSON_STRING)
+        return em_value_wrong_type(j, path, texts ? "a string like the first" : "a list of token ids like the first",
+                                   err);
+    if (texts)
         return read_text_prompt(j, path, ctx, add_special_tokens, p, err);
     return read_id_prompt(j, path, ctx, p, err);
 }
@@ -201,8 +202,8 @@ static int read_list(const em_field *f, const em_api_context *ctx, bool add_spec
     em_field_open(f, &j);
     em_json_type kind = em_json_next(&j);
     if (kind == EM_JSON_ARRAY_END)
-        return em_api_error_set(err, 400, "invalid_value", f->name,
-                                "%s is an empty list; it needs a text or token ids", f->name);
+        return em_api_error_set(err, 400, "invalid_value", f->name, "%s is an empty list; it needs a text or token ids",
+                                f->name);
     if (kind == EM_JSON_NUMBER) {
         em_field_open(f, &j); /* one list of ids: again from its [ */
         return read_id_prompt(&j, f->name, ctx, p, err);

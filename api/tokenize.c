@@ -14,6 +14,7 @@ typedef struct tokenize_params {
 
 #define AT(field) offsetof(tokenize_params, field)
 
+/* clang-format off */
 static const em_field_rule tokenize_rules[] = {
     {"model", EM_FIELD_READ, .read = em_field_read_model},
     {"prompt", EM_FIELD_LATER, AT(prompt)},
@@ -26,6 +27,7 @@ static const em_field_rule detokenize_rules[] = {
     {"model", EM_FIELD_READ, .read = em_field_read_model},
     {"tokens", EM_FIELD_LATER, AT(tokens)},
 };
+/* clang-format on */
 
 /* A body with a handful of fields. The fields point into `body`, which the caller frees. */
 static int read_params(const char *text, size_t len, const em_field_rule *rules, size_t n_rules,

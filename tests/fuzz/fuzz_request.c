@@ -68,8 +68,12 @@ static em_event *next_event(const em_completion *c, int32_t choice, int step, bo
     em_event_token tok[3] = {0};
     int32_t n = c->logprobs >= 0 || c->return_token_ids ? (int32_t)rnd(4) : 0;
     for (int32_t i = 0; i < n; i++)
-        tok[i] = (em_event_token){.id = (int32_t)rnd(FAKE_VOCAB), .visible = rnd(4) > 0, .has_logprob = rnd(4) > 0,
-                                  .logprob = -(float)rnd(1000) / 7, .n_top = (int32_t)rnd(4), .top = top};
+        tok[i] = (em_event_token){.id = (int32_t)rnd(FAKE_VOCAB),
+                                  .visible = rnd(4) > 0,
+                                  .has_logprob = rnd(4) > 0,
+                                  .logprob = -(float)rnd(1000) / 7,
+                                  .n_top = (int32_t)rnd(4),
+                                  .top = top};
     bool prompt = step == 0 && c->req->prompt_logprobs;
     return fake_event(prompt ? EM_EVENT_PROMPT : EM_EVENT_TEXT, choice, prompt ? NULL : texts[rnd(5)], tok, n,
                       ends ? finishes[rnd(6)] : EM_FINISH_NONE);
@@ -136,9 +140,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char *const names[] = {"pocket"};
     if (!engine)
         engine = fake_engine_new(NULL);
-    em_api_context ctx = {.engine = engine, .model_names = names, .n_model_names = 1,
-                          .ignore_unknown_fields = size & 1, .max_prompts = 8, .max_choices = 16, .max_n = 128,
-                          .max_stops = 16, .max_stop_bytes = 32, .max_logprobs = 20, .max_depth = 64};
+    em_api_context ctx = {.engine = engine,
+                          .model_names = names,
+                          .n_model_names = 1,
+                          .ignore_unknown_fields = size & 1,
+                          .max_prompts = 8,
+                          .max_choices = 16,
+                          .max_n = 128,
+                          .max_stops = 16,
+                          .max_stop_bytes = 32,
+                          .max_logprobs = 20,
+                          .max_depth = 64};
     uint64_t seed = 14695981039346656037u;
     for (size_t i = 0; i < size; i++)
         seed = (seed ^ data[i]) * 1099511628211u;

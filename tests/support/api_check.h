@@ -13,9 +13,16 @@ static const char *const api_model_names[] = {"pocket", "alias \"two\""};
 
 static inline em_api_context api_context(const em_engine *engine)
 {
-    return (em_api_context){.engine = engine, .model_names = api_model_names, .n_model_names = 2, .max_prompts = 8,
-                            .max_choices = 256, .max_n = 128, .max_stops = 16, .max_stop_bytes = 32,
-                            .max_logprobs = 20, .max_depth = 64};
+    return (em_api_context){.engine = engine,
+                            .model_names = api_model_names,
+                            .n_model_names = 2,
+                            .max_prompts = 8,
+                            .max_choices = 256,
+                            .max_n = 128,
+                            .max_stops = 16,
+                            .max_stop_bytes = 32,
+                            .max_logprobs = 20,
+                            .max_depth = 64};
 }
 
 /* One strict JSON value and nothing else, by our own reader (cJSON would let much pass). */

@@ -20,8 +20,13 @@ em_engine *fake_engine_new(const em_engine_info *info)
     if (!e)
         abort();
     e->info = info ? *info
-                   : (em_engine_info){.vocab_size = FAKE_VOCAB, .max_len = 64, .bos_id = FAKE_BOS, .eos_id = FAKE_EOS,
-                                      .has_tokenizer = true, .add_bos = true, .backend = "fake"};
+                   : (em_engine_info){.vocab_size = FAKE_VOCAB,
+                                      .max_len = 64,
+                                      .bos_id = FAKE_BOS,
+                                      .eos_id = FAKE_EOS,
+                                      .has_tokenizer = true,
+                                      .add_bos = true,
+                                      .backend = "fake"};
     for (int i = 0; i < 256; i++)
         e->bytes[i] = (uint8_t)i;
     return e;
@@ -132,8 +137,13 @@ em_event *fake_event(em_event_kind kind, int32_t choice, const char *text, const
     }
     if (text_len)
         memcpy(copy, text, text_len);
-    *ev = (em_event){.kind = kind, .choice = choice, .text = copy, .text_len = text_len, .tokens = tok,
-                     .n_tokens = n_tokens, .finish = finish};
+    *ev = (em_event){.kind = kind,
+                     .choice = choice,
+                     .text = copy,
+                     .text_len = text_len,
+                     .tokens = tok,
+                     .n_tokens = n_tokens,
+                     .finish = finish};
     return ev;
 }
 

@@ -17,8 +17,13 @@ static em_api_context ctx;
 static void setup(void)
 {
     /* the bundled model, as the cases assume it */
-    engine = fake_engine_new(&(em_engine_info){.vocab_size = 6144, .max_len = 4096, .bos_id = 0, .eos_id = 1,
-                                               .has_tokenizer = true, .add_bos = true, .backend = "fake"});
+    engine = fake_engine_new(&(em_engine_info){.vocab_size = 6144,
+                                               .max_len = 4096,
+                                               .bos_id = 0,
+                                               .eos_id = 1,
+                                               .has_tokenizer = true,
+                                               .add_bos = true,
+                                               .backend = "fake"});
     static const char *const names[] = {"$MODEL"};
     ctx = api_context(engine);
     ctx.model_names = names;
@@ -98,8 +103,8 @@ static bool key_holds(const cJSON *want, const char *got, bool path)
     if (!want || (cJSON_IsNull(want) && !got))
         return true;
     if (cJSON_IsString(want))
-        return got && (path ? !strncmp(got, want->valuestring, strlen(want->valuestring))
-                            : !strcmp(got, want->valuestring));
+        return got &&
+               (path ? !strncmp(got, want->valuestring, strlen(want->valuestring)) : !strcmp(got, want->valuestring));
     cJSON_ArrayForEach(item, want) if (key_holds(item, got, path)) return true;
     return false;
 }

@@ -29,7 +29,8 @@ static const struct {
 } good[] = {
     {false, "{\"prompt\":\"ab\"}", "{\"tokens\":[256,97,98],\"count\":3,\"max_model_len\":64}"},
     {false, "{\"prompt\":\"<eos>\"}", "{\"tokens\":[256,257],\"count\":2,\"max_model_len\":64}"},
-    {false, "{\"prompt\":\"<eos>\",\"add_special_tokens\":false}", "{\"tokens\":[257],\"count\":1,\"max_model_len\":64}"},
+    {false, "{\"prompt\":\"<eos>\",\"add_special_tokens\":false}",
+     "{\"tokens\":[257],\"count\":1,\"max_model_len\":64}"},
     {false, "{\"prompt\":\"\"}", "{\"tokens\":[256],\"count\":1,\"max_model_len\":64}"},
     {false, "{\"prompt\":\"\",\"add_special_tokens\":false}", "{\"tokens\":[],\"count\":0,\"max_model_len\":64}"},
     {false, "{\"prompt\":\"\\u00e9\",\"model\":\"pocket\",\"add_special_tokens\":null}",
@@ -37,7 +38,9 @@ static const struct {
     {true, "{\"tokens\":[97,98]}", "{\"prompt\":\"ab\"}"},
     {true, "{\"tokens\":[]}", "{\"prompt\":\"\"}"},
     {true, "{\"tokens\":[256,195,169,34,257]}", "{\"prompt\":\"<bos>\xc3\xa9\\\"<eos>\"}"},
-    {true, "{\"tokens\":[97,240,159,98,195],\"model\":\"pocket\"}", "{\"prompt\":\"a\xef\xbf\xbd" "b\xef\xbf\xbd\"}"},
+    {true, "{\"tokens\":[97,240,159,98,195],\"model\":\"pocket\"}",
+     "{\"prompt\":\"a\xef\xbf\xbd"
+     "b\xef\xbf\xbd\"}"},
     {true, "{\"tokens\":[97.0,9.8e1]}", "{\"prompt\":\"ab\"}"},
 };
 
@@ -121,13 +124,15 @@ START_TEST(no_tokenizer)
 END_TEST
 
 #define MODEL(id)                                                                                                      \
-    "{\"id\":" id ",\"object\":\"model\",\"created\":5,\"owned_by\":\"engramd\",\"root\":\"pocket\",\"max_model_len\":64}"
+    "{\"id\":" id                                                                                                      \
+    ",\"object\":\"model\",\"created\":5,\"owned_by\":\"engramd\",\"root\":\"pocket\",\"max_model_len\":64}"
 
 START_TEST(models)
 {
     ck_assert_int_eq(em_api_models(&ctx, 5, &out), 0);
     check_json(out.data, out.len);
-    ck_assert_str_eq(out.data, "{\"object\":\"list\",\"data\":[" MODEL("\"pocket\"") "," MODEL("\"alias \\\"two\\\"\"") "]}");
+    ck_assert_str_eq(out.data,
+                     "{\"object\":\"list\",\"data\":[" MODEL("\"pocket\"") "," MODEL("\"alias \\\"two\\\"\"") "]}");
     em_buf_clear(&out);
     em_api_error err = {0};
     ck_assert_int_eq(em_api_model(&ctx, "alias \"two\"", 5, &out, &err), 0);
@@ -157,7 +162,8 @@ START_TEST(error_object)
     em_buf_clear(&out);
     em_api_error_set(&err, 500, NULL, "a\"b", "%s", "x");
     em_api_error_json(&err, &out);
-    ck_assert_str_eq(out.data, "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":\"a\\\"b\",\"code\":null}}");
+    ck_assert_str_eq(out.data,
+                     "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":\"a\\\"b\",\"code\":null}}");
     ck_assert_int_eq(em_api_error_set(NULL, 400, "x", NULL, "y"), -22);
 }
 END_TEST

@@ -76,7 +76,7 @@ static void whole_is(const char *expected)
 }
 
 #define HEAD                                                                                                           \
-    "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1764000000,\"model\":\"pocket\","                    \
+    "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1764000000,\"model\":\"pocket\","                   \
     "\"system_fingerprint\":\"e-1\",\"choices\":["
 #define USAGE(p, a, t, h)                                                                                              \
     "\"usage\":{\"prompt_tokens\":" #p ",\"completion_tokens\":" #a ",\"total_tokens\":" #t                            \
@@ -87,18 +87,27 @@ static void whole_is(const char *expected)
 START_TEST(whole_with_logprobs)
 {
     start("{\"prompt\":[97,98,99,100],\"logprobs\":1}");
-    em_event_token word = {.id = FAKE_WORD, .visible = true, .has_logprob = true, .logprob = -0.21f, .n_top = 1,
+    em_event_token word = {.id = FAKE_WORD,
+                           .visible = true,
+                           .has_logprob = true,
+                           .logprob = -0.21f,
+                           .n_top = 1,
                            .top = &(em_top_logprob){FAKE_WORD, -0.21f}};
-    em_event_token bang = {.id = '!', .visible = true, .has_logprob = true, .logprob = -1.5f, .text_offset = 5,
-                           .n_top = 1, .top = &(em_top_logprob){'"', -0.75f}};
+    em_event_token bang = {.id = '!',
+                           .visible = true,
+                           .has_logprob = true,
+                           .logprob = -1.5f,
+                           .text_offset = 5,
+                           .n_top = 1,
+                           .top = &(em_top_logprob){'"', -0.75f}};
     send_event(false, fake_event(EM_EVENT_TEXT, 0, " caf\xc3\xa9", &word, 1, EM_FINISH_NONE),
                (numbers){.completion_tokens = 1});
     send_event(false, fake_event(EM_EVENT_TEXT, 0, "!", &bang, 1, EM_FINISH_LENGTH),
                (numbers){.last = true, .completion_tokens = 2, .cached_tokens = 3});
     whole_is(HEAD "{\"index\":0,\"text\":\" caf\xc3\xa9!\",\"logprobs\":{\"tokens\":[\" caf\xc3\xa9\",\"!\"],"
                   "\"token_logprobs\":[-0.21,-1.5],\"top_logprobs\":[{\" caf\xc3\xa9\":-0.21},"
-                  "{\"\\\"\":-0.75,\"!\":-1.5}],\"text_offset\":[0,5]},\"finish_reason\":\"length\"}],"
-                  USAGE(4, 2, 6, 3) "}");
+                  "{\"\\\"\":-0.75,\"!\":-1.5}],\"text_offset\":[0,5]},\"finish_reason\":\"length\"}]," USAGE(4, 2, 6,
+                                                                                                              3) "}");
 }
 END_TEST
 
@@ -108,11 +117,12 @@ START_TEST(stream_with_usage)
     send_event(true, text_event(0, " a\n", EM_FINISH_NONE), (numbers){.completion_tokens = 1});
     send_event(true, text_event(0, "", EM_FINISH_NONE), (numbers){.completion_tokens = 2}); /* says nothing */
     send_event(true, text_event(0, "b", EM_FINISH_STOP), (numbers){.last = true, .completion_tokens = 3});
-    ck_assert_str_eq(out.data,
+    ck_assert_str_eq(
+        out.data,
         "data: " HEAD "{\"index\":0,\"text\":\" a\\n\",\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n"
         "data: " HEAD "{\"index\":0,\"text\":\"b\",\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":null}\n\n"
         "data: " HEAD "]," USAGE(4, 3, 7, 0) "}\n\n"
-        "data: [DONE]\n\n");
+                                             "data: [DONE]\n\n");
 }
 END_TEST
 
@@ -122,9 +132,9 @@ START_TEST(stream_without_usage)
     send_event(true, text_event(0, "b", EM_FINISH_NONE), (numbers){.completion_tokens = 1});
     send_event(true, text_event(0, "", EM_FINISH_LENGTH), (numbers){.last = true, .completion_tokens = 1});
     ck_assert_str_eq(out.data,
-        "data: " HEAD "{\"index\":0,\"text\":\"b\",\"logprobs\":null,\"finish_reason\":null}]}\n\n"
-        "data: " HEAD "{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n"
-        "data: [DONE]\n\n");
+                     "data: " HEAD "{\"index\":0,\"text\":\"b\",\"logprobs\":null,\"finish_reason\":null}]}\n\n"
+                     "data: " HEAD "{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n"
+                     "data: [DONE]\n\n");
 }
 END_TEST
 
@@ -135,8 +145,12 @@ static em_event *prompt_event(int32_t choice, const int32_t *ids, int32_t n)
     em_event_token tok[16] = {0};
     for (int32_t i = 0; i < n; i++) {
         top[i] = (em_top_logprob){ids[i], -0.5f * (float)i};
-        tok[i] = (em_event_token){.id = ids[i], .visible = true, .has_logprob = i > 0, .logprob = top[i].logprob,
-                                  .n_top = i > 0, .top = &top[i]};
+        tok[i] = (em_event_token){.id = ids[i],
+                                  .visible = true,
+                                  .has_logprob = i > 0,
+                                  .logprob = top[i].logprob,
+                                  .n_top = i > 0,
+                                  .top = &top[i]};
     }
     return fake_event(EM_EVENT_PROMPT, choice, NULL, tok, n, EM_FINISH_NONE);
 }
@@ -147,14 +161,14 @@ START_TEST(echo_of_ids_scores_them)
     start("{\"prompt\":[[104,105,33]],\"max_tokens\":1,\"echo\":true,\"logprobs\":1}");
     ck_assert(c->req->prompt_logprobs);
     send_event(false, prompt_event(0, (int32_t[]){'h', 'i', '!'}, 3), (numbers){0});
-    em_event_token x = {.id = 'x', .visible = true, .has_logprob = true, .logprob = -2, .n_top = 1,
-                        .top = &(em_top_logprob){'y', -1}};
+    em_event_token x = {
+        .id = 'x', .visible = true, .has_logprob = true, .logprob = -2, .n_top = 1, .top = &(em_top_logprob){'y', -1}};
     send_event(false, fake_event(EM_EVENT_TEXT, 0, "x", &x, 1, EM_FINISH_LENGTH),
                (numbers){.last = true, .completion_tokens = 1});
-    whole_is(HEAD "{\"index\":0,\"text\":\"hi!x\",\"logprobs\":{\"tokens\":[\"h\",\"i\",\"!\",\"x\"],"
-                  "\"token_logprobs\":[null,-0.5,-1,-2],\"top_logprobs\":[null,{\"i\":-0.5},{\"!\":-1},"
-                  "{\"y\":-1,\"x\":-2}],\"text_offset\":[0,1,2,3]},\"finish_reason\":\"length\"}],"
-                  USAGE(3, 1, 4, 0) "}");
+    whole_is(HEAD
+             "{\"index\":0,\"text\":\"hi!x\",\"logprobs\":{\"tokens\":[\"h\",\"i\",\"!\",\"x\"],"
+             "\"token_logprobs\":[null,-0.5,-1,-2],\"top_logprobs\":[null,{\"i\":-0.5},{\"!\":-1},"
+             "{\"y\":-1,\"x\":-2}],\"text_offset\":[0,1,2,3]},\"finish_reason\":\"length\"}]," USAGE(3, 1, 4, 0) "}");
 }
 END_TEST
 
@@ -167,7 +181,8 @@ START_TEST(echo_of_text_with_bos)
         ((em_event_token *)ev->tokens)[i].n_top = 0;
     send_event(true, ev, (numbers){0});
     send_event(true, text_event(0, "", EM_FINISH_LENGTH), (numbers){.last = true});
-    ck_assert_str_eq(out.data,
+    ck_assert_str_eq(
+        out.data,
         "data: " HEAD "{\"index\":0,\"text\":\"\xc3\xa9z<eos>\",\"logprobs\":{\"tokens\":[\"<bos>\",\"\xef\xbf\xbd\","
         "\"\xef\xbf\xbd\",\"z\",\"<eos>\"],\"token_logprobs\":[null,-0.5,-1,-1.5,-2],\"top_logprobs\":[null,"
         "{\"\xef\xbf\xbd\":-0.5},{\"\xef\xbf\xbd\":-1},{\"z\":-1.5},{\"<eos>\":-2}],\"text_offset\":[0,0,0,1,2]},"
@@ -182,7 +197,7 @@ START_TEST(echo_without_logprobs_comes_first)
     start("{\"prompt\":\"Alpha\",\"echo\":true,\"stream\":true}");
     send_event(true, text_event(0, "", EM_FINISH_NONE), (numbers){0});
     ck_assert_str_eq(out.data,
-        "data: " HEAD "{\"index\":0,\"text\":\"Alpha\",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+                     "data: " HEAD "{\"index\":0,\"text\":\"Alpha\",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
     send_event(true, text_event(0, "", EM_FINISH_NONE), (numbers){0});
     size_t once = out.len;
     send_event(true, text_event(0, "!", EM_FINISH_STOP), (numbers){.last = true});
@@ -198,7 +213,8 @@ START_TEST(echo_of_broken_ids)
     em_event_token x = {.id = 'x', .visible = true, .has_logprob = true, .logprob = 0};
     send_event(false, fake_event(EM_EVENT_TEXT, 0, "x", &x, 1, EM_FINISH_LENGTH),
                (numbers){.last = true, .completion_tokens = 1});
-    whole_is(HEAD "{\"index\":0,\"text\":\"a\xef\xbf\xbd" "b\xef\xbf\xbdx\",\"logprobs\":{\"tokens\":[\"x\"],"
+    whole_is(HEAD "{\"index\":0,\"text\":\"a\xef\xbf\xbd"
+                  "b\xef\xbf\xbdx\",\"logprobs\":{\"tokens\":[\"x\"],"
                   "\"token_logprobs\":[0],\"top_logprobs\":[{\"x\":0}],\"text_offset\":[4]},"
                   "\"finish_reason\":\"length\"}]," USAGE(5, 1, 6, 0) "}");
 }
@@ -211,10 +227,12 @@ START_TEST(token_ids)
     send_event(true, fake_event(EM_EVENT_TEXT, 0, "x", tok, 1, EM_FINISH_NONE), (numbers){.completion_tokens = 1});
     send_event(true, fake_event(EM_EVENT_TEXT, 0, "", tok + 1, 1, EM_FINISH_STOP),
                (numbers){.last = true, .completion_tokens = 2});
-    ck_assert_str_eq(out.data,
+    ck_assert_str_eq(
+        out.data,
         "data: " HEAD "{\"index\":0,\"text\":\"x\",\"logprobs\":null,\"finish_reason\":null,\"token_ids\":[120],"
         "\"prompt_token_ids\":[256,97]}]}\n\n"
-        "data: " HEAD "{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"stop\",\"token_ids\":[257]}]}\n\n"
+        "data: " HEAD
+        "{\"index\":0,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"stop\",\"token_ids\":[257]}]}\n\n"
         "data: [DONE]\n\n");
     new_reply();
     em_buf_clear(&out);
@@ -233,11 +251,11 @@ START_TEST(several_choices)
     for (int i = 3; i >= 0; i--)
         send_event(false, text_event(i, text[i], i % 2 ? EM_FINISH_STOP : EM_FINISH_LENGTH),
                    (numbers){.last = i == 0, .completion_tokens = 10 + i, .cached_tokens = 1 + i});
-    whole_is(HEAD "{\"index\":0,\"text\":\"zero\",\"logprobs\":null,\"finish_reason\":\"length\"},"
-                  "{\"index\":1,\"text\":\"one\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
-                  "{\"index\":2,\"text\":\"two\",\"logprobs\":null,\"finish_reason\":\"length\"},"
-                  "{\"index\":3,\"text\":\"three\",\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-                  USAGE(3, 46, 49, 4) "}");
+    whole_is(HEAD
+             "{\"index\":0,\"text\":\"zero\",\"logprobs\":null,\"finish_reason\":\"length\"},"
+             "{\"index\":1,\"text\":\"one\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
+             "{\"index\":2,\"text\":\"two\",\"logprobs\":null,\"finish_reason\":\"length\"},"
+             "{\"index\":3,\"text\":\"three\",\"logprobs\":null,\"finish_reason\":\"stop\"}]," USAGE(3, 46, 49, 4) "}");
 }
 END_TEST
 
@@ -258,9 +276,14 @@ START_TEST(logprobs_of_odd_tokens)
         {.id = 0x80, .visible = true, .has_logprob = true, .logprob = -0.5f, .n_top = 3, .top = top},
         {.id = 'q', .visible = false, .has_logprob = true, .logprob = -1, .n_top = 3, .top = top},
         {.id = 'b', .visible = true, .has_logprob = true, .logprob = -INFINITY, .text_offset = 1, .n_top = 0}};
-    send_event(false, fake_event(EM_EVENT_TEXT, 0, "\xef\xbf\xbd" "b", tok, 3, EM_FINISH_LENGTH),
+    send_event(false,
+               fake_event(EM_EVENT_TEXT, 0,
+                          "\xef\xbf\xbd"
+                          "b",
+                          tok, 3, EM_FINISH_LENGTH),
                (numbers){.last = true, .completion_tokens = 3});
-    whole_is(HEAD "{\"index\":0,\"text\":\"\xef\xbf\xbd" "b\",\"logprobs\":{\"tokens\":[\"\xef\xbf\xbd\",\"b\"],"
+    whole_is(HEAD "{\"index\":0,\"text\":\"\xef\xbf\xbd"
+                  "b\",\"logprobs\":{\"tokens\":[\"\xef\xbf\xbd\",\"b\"],"
                   "\"token_logprobs\":[-0.5,-9999.0],\"top_logprobs\":[{\"\xef\xbf\xbd\":-0.25,\"a\":-9999.0},"
                   "{\"b\":-9999.0}],\"text_offset\":[0,1]},\"finish_reason\":\"length\"}]," USAGE(1, 3, 4, 0) "}");
 }
@@ -354,9 +377,13 @@ static void random_answer(answer *a)
         for (int k = 0; k < 4; k++)
             a->top[i][k] = (em_top_logprob){(int32_t)rnd(FAKE_VOCAB), -(float)(k + 1) * (float)rnd(100000) / 7777.0f};
         a->text[i] = pieces[rnd(9)];
-        a->tok[i] = (em_event_token){.id = (int32_t)rnd(FAKE_VOCAB), .visible = rnd(10) > 0, .has_logprob = true,
-                                     .logprob = -(float)rnd(1000000) / 999.0f, .text_offset = offset,
-                                     .n_top = (int32_t)rnd(5), .top = a->top[i]};
+        a->tok[i] = (em_event_token){.id = (int32_t)rnd(FAKE_VOCAB),
+                                     .visible = rnd(10) > 0,
+                                     .has_logprob = true,
+                                     .logprob = -(float)rnd(1000000) / 999.0f,
+                                     .text_offset = offset,
+                                     .n_top = (int32_t)rnd(5),
+                                     .top = a->top[i]};
         offset += (int32_t)em_utf8_count(a->text[i], strlen(a->text[i]));
     }
 }
@@ -382,7 +409,8 @@ static void send_all(bool stream, const answer *answers, int32_t n_choices, bool
     bool ended[8] = {false};
     if (with_prompt)
         for (int32_t i = 0; i < n_choices; i++)
-            send_event(stream, prompt_event(i, c->prompt_ids[i / c->n].ids, c->prompt_ids[i / c->n].n_ids), (numbers){0});
+            send_event(stream, prompt_event(i, c->prompt_ids[i / c->n].ids, c->prompt_ids[i / c->n].n_ids),
+                       (numbers){0});
     for (int32_t left = n_choices; left > 0;) {
         int32_t i = (int32_t)rnd((uint32_t)n_choices);
         if (ended[i])

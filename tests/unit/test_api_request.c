@@ -150,7 +150,8 @@ static const bad_case bad[] = {
     {"{" P "\"stop\":[[\"a\"]]}", "stop[0]", "invalid_type"},
     {"{" P "\"stop\":\"123456789012345678901234567890123\"}", "stop", "out_of_range"},
     {"{" P "\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\","
-     "\"h\"]}", "stop", "out_of_range"},
+     "\"h\"]}",
+     "stop", "out_of_range"},
     {"{" P "\"stream_options\":{\"include_usage\":true}}", "stream_options", "invalid_value"},
     {"{" P "\"stream\":false,\"stream_options\":{}}", "stream_options", "invalid_value"},
     {"{" P "\"stream\":true,\"stream_options\":5}", "stream_options", "invalid_type"},
@@ -382,11 +383,12 @@ END_TEST
 
 START_TEST(null_means_absent)
 {
-    em_completion *c = parse("{\"model\":null,\"prompt\":\"a\",\"max_tokens\":null,\"temperature\":null,\"top_p\":null,"
-                             "\"top_k\":null,\"seed\":null,\"n\":null,\"best_of\":null,\"stop\":null,\"echo\":null,"
-                             "\"logprobs\":null,\"stream\":null,\"stream_options\":null,\"return_token_ids\":null,"
-                             "\"ignore_eos\":null,\"add_special_tokens\":null,\"user\":null,\"metadata\":null,"
-                             "\"suffix\":null,\"logit_bias\":null,\"presence_penalty\":null,\"structured_outputs\":null}");
+    em_completion *c =
+        parse("{\"model\":null,\"prompt\":\"a\",\"max_tokens\":null,\"temperature\":null,\"top_p\":null,"
+              "\"top_k\":null,\"seed\":null,\"n\":null,\"best_of\":null,\"stop\":null,\"echo\":null,"
+              "\"logprobs\":null,\"stream\":null,\"stream_options\":null,\"return_token_ids\":null,"
+              "\"ignore_eos\":null,\"add_special_tokens\":null,\"user\":null,\"metadata\":null,"
+              "\"suffix\":null,\"logit_bias\":null,\"presence_penalty\":null,\"structured_outputs\":null}");
     ck_assert_int_eq(c->req->max_tokens, 16);
     ck_assert_int_eq(c->prompt_bos[0], 1);
     ck_assert_int_eq(c->logprobs, -1);
@@ -457,7 +459,8 @@ START_TEST(bos_and_special_tokens)
     check_ids("{\"prompt\":[\"<sep>\"]}", 1, 2, (int32_t[]){FAKE_BOS, FAKE_SEP});
     check_ids("{\"prompt\":[256,257]}", 0, 2, (int32_t[]){FAKE_BOS, FAKE_EOS}); /* ids: untouched */
     check_ids("{\"prompt\":[65],\"add_special_tokens\":true}", 0, 1, (int32_t[]){65});
-    check_ids("{\"prompt\":\"\\ud83d\\ude00\",\"add_special_tokens\":false}", 0, 4, (int32_t[]){0xf0, 0x9f, 0x98, 0x80});
+    check_ids("{\"prompt\":\"\\ud83d\\ude00\",\"add_special_tokens\":false}", 0, 4,
+              (int32_t[]){0xf0, 0x9f, 0x98, 0x80});
 }
 END_TEST
 
