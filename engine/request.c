@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "engine/base/utf8.h"
+
 static int check_prompt(const em_prompt *p, int32_t prompt_idx, const em_engine_info *info, em_error *err)
 {
     if (!p->ids || p->n_ids < 1)
@@ -38,9 +40,17 @@ static int check_stops(const em_request *r, const em_engine_info *info, em_error
                             EM_REQUEST_MAX_STOPS);
     if (r->n_stops && !info->has_tokenizer)
         return em_error_set(err, -EINVAL, "stop strings need a tokenizer, and this model has none: leave them out.");
+    size_t n_bytes = 0;
     for (int32_t i = 0; i < r->n_stops; i++) {
-        if (!r->stops[i].text || !r->stops[i].len)
+        const em_stop *stop = &r->stops[i];
+        if (!stop->text || !stop->len)
             return em_error_set(err, -EINVAL, "stop string %d is empty: leave it out.", i);
+        if (stop->len > EM_REQUEST_MAX_STOP_BYTES - n_bytes)
+            return em_error_set(err, -EINVAL, "the stop strings have more than %d bytes together: shorten them.",
+                                EM_REQUEST_MAX_STOP_BYTES);
+        if (!em_utf8_valid(stop->text, stop->len))
+            return em_error_set(err, -EINVAL, "stop string %d is not valid UTF-8.", i);
+        n_bytes += stop->len;
     }
     return 0;
 }

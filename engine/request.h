@@ -6,6 +6,7 @@
 
 #define EM_REQUEST_MAX_CHOICES 16384 /* prompts * n: bounds what one request can make the engine allocate */
 #define EM_REQUEST_MAX_STOPS 256
+#define EM_REQUEST_MAX_STOP_BYTES 65536 /* of all stop strings of a request together */
 
 /* -EINVAL with a sentence when a field breaks the rules of em_request. Pure; any thread. */
 int em_request_check(const em_request *r, const em_engine_info *info, em_error *err);

@@ -172,6 +172,7 @@ void em_roster_tell(em_roster *ro, em_seq *seq)
 
 void em_roster_fail(em_roster *ro, em_seq *seq, const char *error)
 {
+    em_seq_drop_scores(seq); /* perhaps not complete */
     em_seq_end(seq, EM_FINISH_ERROR);
     tell(ro, seq, error);
 }

@@ -331,8 +331,10 @@ void em_stepper_run(em_stepper *s)
     bool open = true;
     while (open) {
         open = take_news(s);
-        if (s->batch.n_seqs)
+        em_roster_deliver(&s->roster, s->queue); /* who was cancelled need not wait for the next step */
+        if (s->batch.n_seqs) {
             run_step(s);
-        em_roster_deliver(&s->roster, s->queue);
+            em_roster_deliver(&s->roster, s->queue);
+        }
     }
 }
