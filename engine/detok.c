@@ -121,15 +121,23 @@ static int add_char(em_detok *d, const void *bytes, size_t len)
     return 0;
 }
 
-/* Moves what partial settles into text: a character, U+FFFD for a part that cannot become one, or nothing yet. */
-static int drain_partial(em_detok *d)
+/* ED A0..BF begin an encoded surrogate: no character, but widely used decoders judge it by all three bytes, and the
+ * pieces of a stream are compared with theirs. The text is the same either way. */
+static bool is_surrogate_beginning(const uint8_t *p, size_t n)
+{
+    return n == 2 && p[0] == 0xed && p[1] >= 0xa0 && p[1] <= 0xbf;
+}
+
+/* Moves what partial settles into text: a character, U+FFFD for a part that cannot become one, or nothing yet.
+ * last: no more bytes will come. */
+static int drain_partial(em_detok *d, bool last)
 {
     while (d->n_partial > 0 && !d->stopped) {
         uint32_t cp;
         int n = em_utf8_decode(d->partial, d->n_partial, &cp);
-        if (n == 0)
+        if (!last && (n == 0 || is_surrogate_beginning(d->partial, d->n_partial)))
             return 0;
-        size_t used = (size_t)(n > 0 ? n : -n);
+        size_t used = n > 0 ? (size_t)n : n < 0 ? (size_t)-n : d->n_partial;
         int r = n > 0 ? add_char(d, d->partial, used) : add_char(d, EM_UTF8_REPLACEMENT, 3);
         if (r < 0)
             return r;
@@ -159,7 +167,7 @@ int em_detok_push(em_detok *d, const uint8_t *bytes, size_t len)
     drop_taken(d);
     for (size_t i = 0; i < len && !d->stopped; i++) {
         d->partial[d->n_partial++] = bytes[i];
-        int r = drain_partial(d);
+        int r = drain_partial(d, false);
         if (r < 0)
             return r;
     }
@@ -173,9 +181,9 @@ int em_detok_finish(em_detok *d)
     if (d->stopped || d->finished)
         return d->stopped;
     drop_taken(d);
-    if (d->n_partial > 0 && add_char(d, EM_UTF8_REPLACEMENT, 3) < 0)
-        return -ENOMEM;
-    d->n_partial = 0;
+    int r = drain_partial(d, true);
+    if (r < 0)
+        return r;
     d->finished = true;
     if (d->match_begin != NO_MATCH && !d->stopped)
         stop_here(d);

@@ -1,8 +1,10 @@
 /* Token bytes -> complete UTF-8 text, with stop strings, for one choice.
  *
  * Bytes that can no longer become a character give U+FFFD at once, one per maximal ill-formed part; a beginning that
- * can still become a character is held back (Unicode chapter 3). Text that may be the beginning of a stop string is
- * held back until it is settled, and no longer. The released text does not depend on how bytes were cut into tokens.
+ * can still become a character is held back (Unicode chapter 3; so are the first two bytes of an encoded surrogate,
+ * until the third). Text that may be the beginning of a stop string is held back until it is settled, and no longer.
+ * The released text does not depend on how bytes were cut into tokens.
+ *
  * Of several stop strings the one that begins earliest in the text wins; a complete one therefore waits while another
  * that began before it may still complete. Of those that begin at the same place the first to complete ends the text;
  * which one it was makes no difference to it. Linear time. One thread at a time. */
