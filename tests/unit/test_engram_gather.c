@@ -2,7 +2,6 @@
 #include <check.h>
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -356,6 +355,35 @@ START_TEST(asks_beyond_the_tickets_fail_until_one_returns)
     }
     ck_assert_ptr_null(em_engram_release(NULL));
     ck_assert_ptr_null(em_engram_close(NULL));
+    em_engram_close(g);
+    free_model(&m);
+}
+END_TEST
+
+/* One ticket, so that each ask lands in the staging that a cancelled copy may still write to. */
+START_TEST(a_cancelled_copy_spares_the_next_ask)
+{
+    em_pcg64 rng;
+    em_pcg64_seed(&rng, test_seed(12));
+    model m = make_model(&rng, EM_ENGRAM_F32, 2, 1024, 100);
+    em_engram_opts opts = {.tier = EM_ENGRAM_TIER_MMAP, .max_tokens = 300, .max_tickets = 1, .n_threads = 2};
+    em_engram *g = open_model(&m, &opts);
+    int32_t *suffix = malloc(300 * EM_ENGRAM_MAX_ORDER * sizeof *suffix);
+    for (int round = 0; round < 500; round++) {
+        em_engram_ticket *ticket;
+        em_engram_rows rows;
+        random_suffix(&m, &rng, 300, suffix);
+        ck_assert_int_eq(em_engram_ask(g, suffix, 300, &ticket), 0);
+        usleep((useconds_t)below(&rng, 200)); /* time for the threads to begin, seldom to end */
+        em_engram_release(ticket);
+        int32_t n = round & 1 ? 300 : 1 + (int32_t)below(&rng, 40), table_idx = (int32_t)below(&rng, 2);
+        random_suffix(&m, &rng, n, suffix);
+        ck_assert_int_eq(em_engram_ask(g, suffix, n, &ticket), 0);
+        ck_assert_int_eq(em_engram_take(ticket, table_idx, &rows), 0);
+        check_rows(&m, g, table_idx, suffix, n, &rows);
+        em_engram_release(ticket);
+    }
+    free(suffix);
     em_engram_close(g);
     free_model(&m);
 }
@@ -725,6 +753,7 @@ int main(void)
     tcase_add_loop_test(t, auto_tier_goes_by_size, 0, 2);
     tcase_add_test(t, residency_of_a_mapping_is_sampled);
     tcase_add_test(t, asks_beyond_the_tickets_fail_until_one_returns);
+    tcase_add_test(t, a_cancelled_copy_spares_the_next_ask);
     tcase_add_test(t, bad_asks_are_refused);
     tcase_add_test(t, tickets_and_tables_are_served_in_order);
     tcase_add_test(t, stats_count_what_was_asked);
