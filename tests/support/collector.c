@@ -24,7 +24,7 @@ struct collector {
     pthread_cond_t changed;
     int32_t n_choices;
     choice_result *choice; /* [n_choices] */
-    bool last;
+    bool used, last;
     int32_t n_step_ends;
     bool open_step; /* events came since the last on_step_end */
     void (*fn)(void *ctx, const em_event *ev);
@@ -64,7 +64,7 @@ void collector_free(collector *c)
 {
     if (!c)
         return;
-    MUST(c->last, "freed before the last event");
+    MUST(c->last || !c->used, "freed before the last event");
     for (int32_t i = 0; i < c->n_choices; i++) {
         free(c->choice[i].text);
         free_tokens(c->choice[i].tokens, c->choice[i].n_tokens);
@@ -124,6 +124,7 @@ static void on_event(void *ctx, em_event *ev)
 {
     collector *c = ctx;
     pthread_mutex_lock(&c->lock);
+    c->used = true;
     MUST(!c->last, "an event after the last one");
     MUST(ev->choice >= 0 && ev->choice < c->n_choices, "choice %d", ev->choice);
     choice_result *r = &c->choice[ev->choice];

@@ -20,7 +20,7 @@ typedef struct choice_result {
 typedef struct collector collector;
 
 collector *collector_new(int32_t n_choices);
-void collector_free(collector *c); /* after the last event */
+void collector_free(collector *c); /* after the last event, or before a refused submit */
 em_sink collector_sink(collector *c);
 /* Called on the step thread inside on_event, after the event was kept. */
 void collector_on_event(collector *c, void (*fn)(void *ctx, const em_event *ev), void *ctx);

@@ -281,6 +281,7 @@ START_TEST(drain_lets_finish_what_runs)
     ck_assert_int_eq(em_engine_submit(e, r, collector_sink(none), &id, &err), -ESHUTDOWN);
     ck_assert_uint_gt(strlen(err.text), 10);
     em_request_free(r);
+    collector_free(none);
     rig_gate_allow(&gate, 1000);
     collector_wait(a);
     collector_wait(b);
@@ -528,7 +529,7 @@ static void *submit_and_cancel(void *arg)
         uint64_t id;
         if (em_engine_submit(w->e, q, collector_sink(c), &id, NULL)) {
             em_request_free(q);
-            free(c); /* no event will come: only its memory goes */
+            collector_free(c); /* no event will come */
             continue;
         }
         if (r >> 1 & 1) {
