@@ -8,7 +8,7 @@
 #include "engine/string_map.h"
 #include "engine/tokenizer.h"
 
-#define EM_TOKENIZER_MAX_IDS (1 << 22) /* far above any vocabulary; bounds what a hostile file can make us allocate */
+#define EM_TOKENIZER_MAX_IDS (1 << 20) /* far above any vocabulary; bounds what a hostile file can make us allocate */
 
 typedef struct em_token {
     const char *raw;      /* as in the file; NULL: the file leaves this id out */
