@@ -13,22 +13,37 @@ enum {
 
 /* ---- weights to float32 ---- */
 
+/* The run of columns from col on, at most n, that share a scale. */
+static int64_t run_of_scale(const em_matrix *w, int64_t col, int64_t n)
+{
+    int64_t left = w->scale_cols - col % w->scale_cols;
+    return left < n ? left : n;
+}
+
 static void widen_fp8(const em_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
 {
     const uint8_t *codes = (const uint8_t *)w->data + row * w->cols + col;
     const uint8_t *scales = w->scale + row / w->scale_rows * w->scale_stride;
-    for (int64_t i = 0; i < n; i++)
-        out[i] = em_e4m3_to_f32(codes[i]) * em_e8m0_to_f32(scales[(col + i) / w->scale_cols]);
+    for (int64_t i = 0, run; i < n; i += run) {
+        float scale = em_e8m0_table[scales[(col + i) / w->scale_cols]];
+        run = run_of_scale(w, col + i, n - i);
+        for (int64_t j = i; j < i + run; j++)
+            out[j] = em_e4m3_table[codes[j]] * scale;
+    }
 }
 
+/* col, n and the run are even. */
 static void widen_fp4(const em_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
 {
-    const uint8_t *codes = (const uint8_t *)w->data + row * (w->cols / 2);
+    const uint8_t *codes = (const uint8_t *)w->data + row * (w->cols / 2) + col / 2;
     const uint8_t *scales = w->scale + row / w->scale_rows * w->scale_stride;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t c = col + i;
-        uint8_t code = (uint8_t)(codes[c / 2] >> (c % 2 * 4));
-        out[i] = em_e2m1_to_f32(code) * em_e8m0_to_f32(scales[c / w->scale_cols]);
+    for (int64_t i = 0, run; i < n; i += run) {
+        const float *values = em_e2m1_scaled[scales[(col + i) / w->scale_cols]];
+        run = run_of_scale(w, col + i, n - i);
+        for (int64_t j = i; j < i + run; j += 2) {
+            out[j] = values[codes[j / 2] & 15];
+            out[j + 1] = values[codes[j / 2] >> 4];
+        }
     }
 }
 
@@ -191,7 +206,7 @@ void em_ref_enc_e4m3_b32(const float *x, int64_t n, uint8_t *codes, uint8_t *sca
 void em_ref_dec_e4m3_b32(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y)
 {
     for (int64_t i = 0; i < n; i++)
-        y[i] = em_e4m3_to_f32(codes[i]) * em_e8m0_to_f32(scales[i / 32]);
+        y[i] = em_e4m3_table[codes[i]] * em_e8m0_table[scales[i / 32]];
 }
 
 void em_ref_enc_e2m1_b32(const float *x, int64_t n, uint8_t *codes, uint8_t *scales)

@@ -177,6 +177,38 @@ START_TEST(spec_scales)
 }
 END_TEST
 
+/* Every code under every scale, as a row of a matrix: the tables that kernels use against the functions. */
+START_TEST(rows)
+{
+    em_kernels k;
+    uint8_t codes[256];
+    float y[256];
+    for (int c = 0; c < 256; c++)
+        codes[c] = (uint8_t)c;
+    for (unsigned flags = 0; flags <= (EM_CPU_AVX2 | EM_CPU_AVX512); flags++) {
+        if (flags & ~em_cpu_flags())
+            continue;
+        em_kernels_init(&k, flags);
+        for (int scale = 0; scale < 256; scale++) {
+            uint8_t scales[1] = {(uint8_t)scale};
+            em_matrix w = {.dtype = EM_DTYPE_FP8, .rows = 1, .cols = 256, .data = codes, .scale = scales, .scale_rows = 1,
+                           .scale_cols = 256, .scale_stride = 1};
+            k.row_f32(&w, 0, y);
+            for (int c = 0; c < 256; c++) {
+                float want = em_e4m3_to_f32((uint8_t)c) * em_e8m0_to_f32((uint8_t)scale);
+                ck_assert(y[c] == want || (isnan(y[c]) && isnan(want)));
+            }
+            w.dtype = EM_DTYPE_FP4;
+            k.row_f32(&w, 0, y);
+            for (int c = 0; c < 256; c++) {
+                float want = em_e2m1_to_f32((uint8_t)(codes[c / 2] >> (c % 2 * 4))) * em_e8m0_to_f32((uint8_t)scale);
+                ck_assert(y[c] == want || (isnan(y[c]) && isnan(want)));
+            }
+        }
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("formats");
@@ -187,6 +219,7 @@ int main(void)
     tcase_add_test(t, e8m0);
     tcase_add_test(t, bf16);
     tcase_add_test(t, spec_scales);
+    tcase_add_test(t, rows);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
