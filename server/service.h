@@ -1,4 +1,4 @@
-/* What is served: the model being loaded, then the open engine and the context of api/. 
+/* What is served: the model being loaded, then the open engine and the context of api/.
  *
  * A loader thread opens the engine; everything else, state changes included, happens on the HTTP thread, which calls
  * em_service_poll after each wake-up. The engine belongs to the service. */

@@ -156,8 +156,11 @@ class Pressure(Case):
             held = []
             for i in range(5):
                 held.append(s.connect())
-                held[-1].send_request("POST", "/v1/completions", {"prompt": [STALL], "stream": True})
+                prompt = [300] if i < 2 else [STALL]
+                held[-1].send_request("POST", "/v1/completions", {"prompt": prompt, "max_tokens": 10 ** 6, "stream": True})
                 self.assertEqual(200, held[-1].read_head()[0])
+                if i < 2:
+                    next(held[-1].events())  # has its place, so that the others wait
             for stream in False, True:
                 a = s.complete({"prompt": [300], "stream": stream})
                 self.check_error(a, 429, code="queue_full")

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""The whole program with the model that comes with it: text in, the right text out, whole and streamed; clients that
+leave, crashes and restarts, memory. `test_model.py ENGRAMD`."""
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import harness
+from harness import Case, Server, main
+
+FIXTURES = os.environ.get("ENGRAMD_FIXTURES") or os.environ.get("ENGRAMD_GOLDEN_DEFAULT") or os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), "..", "golden")
+PARIS = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+EOS_TEXT = "<｜end▁of▁sentence｜>"
+MAX_GROWTH = 4 << 20  # bytes of resident memory from request 200 to request 2,000
+MARGIN = 0.02         # below it the reference's own arithmetic may have chosen differently
+
+
+def expected():
+    with open(os.path.join(FIXTURES, "pocket", "expected.jsonl"), encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+class Answers(Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server()
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.server.stop() == 0, cls.server.text()
+
+    def stream(self, body):
+        with self.server.connect(timeout=30) as c:
+            c.send_request("POST", "/v1/completions", {**body, "stream": True})
+            self.assertEqual(200, c.read_head()[0])
+            return [e for kind, e in c.events() if kind == "data"]
+
+    def test_paris(self):
+        answer = self.server.complete(PARIS).json()
+        self.assertEqual("engram-pocket", answer["model"])
+        self.assertEqual(" Paris.", answer["choices"][0]["text"])
+        self.assertEqual("stop", answer["choices"][0]["finish_reason"])
+        self.assertEqual(6, answer["usage"]["prompt_tokens"])  # BOS and five words
+
+    def test_paris_streamed(self):
+        events = self.stream(PARIS)
+        self.assertEqual("[DONE]", events[-1])
+        pieces = [e["choices"][0]["text"] for e in events[:-1]]
+        self.assertEqual(" Paris.", "".join(pieces))
+        self.assertGreaterEqual(len(pieces), 3)  # token by token
+
+    def test_reference_answers(self):
+        n = 0
+        for case in expected():
+            if case["min_margin"] <= MARGIN:
+                continue
+            body = {"prompt": case["ids"], "max_tokens": len(case["greedy"]), "temperature": 0, "return_token_ids": True}
+            choice = self.server.complete(body, timeout=30).json()["choices"][0]
+            self.assertEqual(case["greedy"], choice["token_ids"], case["prompt"])
+            self.assertEqual(case["text"].replace(EOS_TEXT, ""), choice["text"])
+            n += 1
+        self.assertGreater(n, 20)
+
+    def test_reference_logprobs(self):
+        for case in expected()[:10]:
+            body = {"prompt": [case["ids"]], "max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0}
+            got = self.server.complete(body, timeout=30).json()["choices"][0]["logprobs"]["token_logprobs"]
+            self.assertEqual(len(case["token_logprobs"]), len(got))
+            self.assertIsNone(got[0])
+            for a, b in zip(case["token_logprobs"][1:], got[1:]):
+                self.assertAlmostEqual(a, b, delta=2e-3)
+
+    def test_same_bytes_alone_and_together(self):
+        bodies = [{"prompt": c["prompt"], "max_tokens": 12, "temperature": 0.9, "seed": i, "logprobs": 2}
+                  for i, c in enumerate(expected()[:16]) if c["kind"] == "completion"]
+        alone = [self.server.complete(b, timeout=30).json()["choices"] for b in bodies]
+        together = [None] * len(bodies)
+
+        def ask(i):
+            together[i] = self.server.complete(bodies[i], timeout=60).json()["choices"]
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(bodies))]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(alone, together)
+
+    def test_tokenize_there_and_back(self):
+        text = "The capital of Österreich is 維也納 😀\n"
+        ids = self.server.request("POST", "/tokenize", {"prompt": text}).json()
+        self.assertEqual((0, len(ids["tokens"]), 4096), (ids["tokens"][0], ids["count"], ids["max_model_len"]))
+        back = self.server.request("POST", "/detokenize", {"tokens": ids["tokens"][1:]}).json()
+        self.assertEqual(text, back["prompt"])
+
+    def test_a_client_that_leaves(self):
+        with self.server.connect(timeout=30) as c:
+            body = {"prompt": [300], "max_tokens": 4000, "ignore_eos": True, "stream": True}
+            c.send_request("POST", "/v1/completions", body, {"X-Request-Id": "leaver"})
+            c.read_head()
+            events = c.events()
+            for _ in range(3):
+                next(events)
+        _, m = self.server.wait_line(r"\[leaver\] POST \S+ 200 .*completion_tokens=(\d+) end=client_left", 10)
+        self.assertLess(int(m.group(1)), 3000)
+
+
+class Process(Case):
+    def test_generate_finds_the_same_model(self):
+        r = subprocess.run([harness.exe, "generate", "--max-tokens", "8", PARIS["prompt"]], capture_output=True, timeout=60)
+        self.assertEqual((0, b" Paris.\n", b""), (r.returncode, r.stdout, r.stderr))
+
+    def test_generate_with_a_seed(self):
+        def run(seed):
+            return subprocess.run([harness.exe, "generate", "--temperature", "1.5", "--seed", str(seed), "--ignore-eos",
+                                   "--max-tokens", "24", "The"], capture_output=True, timeout=60).stdout
+        self.assertEqual(run(7), run(7))
+        self.assertEqual(6, len({run(seed) for seed in range(6)}))
+
+    def test_kill_under_load_and_restart(self):
+        port = 0
+        for _ in range(2):
+            with Server(port=port) as s:
+                port = s.port
+                self.assertEqual(" Paris.", s.complete(PARIS).json()["choices"][0]["text"])
+                held = [s.connect() for _ in range(8)]
+                for c in held:
+                    c.send_request("POST", "/v1/completions",
+                                   {"prompt": [300], "max_tokens": 4000, "ignore_eos": True, "stream": True})
+                for c in held:
+                    self.assertEqual(200, c.read_head()[0])
+                s.send_signal(signal.SIGKILL)
+                s.wait()
+                for c in held:
+                    c.sock.close()
+
+    def test_termination_lets_answers_finish(self):
+        with Server() as s, s.connect(timeout=30) as c:
+            body = {"prompt": [300], "max_tokens": 200, "ignore_eos": True, "stream": True}
+            c.send_request("POST", "/v1/completions", body)
+            c.read_head()
+            events = c.events()
+            next(events)
+            s.send_signal(signal.SIGTERM)
+            rest = [e for _, e in events]
+            self.assertEqual("[DONE]", rest[-1])
+            self.assertEqual("length", rest[-2]["choices"][0]["finish_reason"])
+            self.assertEqual(0, s.wait(20))
+
+    def test_start_is_quick(self):
+        start = time.monotonic()
+        with Server() as s:
+            self.assertLess(time.monotonic() - start, 10)
+            self.assertEqual(0, s.stop())
+
+
+class Memory(Case):
+    def one(self, s, c, i):
+        kind = i % 6
+        if kind == 5:  # a client that leaves in the middle
+            with s.connect(timeout=30) as gone:
+                gone.send_request("POST", "/v1/completions",
+                                  {"prompt": [300 + i % 500], "max_tokens": 500, "ignore_eos": True, "stream": True})
+                gone.read_head()
+            return
+        body = {"prompt": "The capital of country %d is" % i, "max_tokens": 4, "temperature": 0}
+        if kind == 1:
+            body["stream"] = True
+        elif kind == 2:
+            body.update(n=2, temperature=1, logprobs=3)
+        elif kind == 3:
+            body["temperature"] = 9  # refused
+        elif kind == 4:
+            body.update(echo=True, logprobs=1, max_tokens=0)
+        c.send_request("POST", "/v1/completions", body)
+        self.assertEqual(400 if kind == 3 else 200, c.read_answer().status)
+
+    def test_growth(self):
+        with Server("--log-level", "warning") as s:
+            sizes = {}
+            with s.connect(timeout=30) as c:
+                for i in range(1, 2001):
+                    self.one(s, c, i)
+                    if i in (200, 2000):
+                        time.sleep(0.2)
+                        sizes[i] = s.rss()
+            print("resident: %s" % {k: "%.1f MiB" % (v / 1048576) for k, v in sizes.items()})
+            self.assertLess(sizes[2000] - sizes[200], MAX_GROWTH)
+            self.assertEqual(0, s.stop())
+
+
+if __name__ == "__main__":
+    main()
