@@ -116,16 +116,18 @@ static int read_list(reader *rd, const field *f)
 /* A string field of which we implement some values. */
 static int read_choice(reader *rd, const char *name, const char *const *choices, int *ret)
 {
-    for (int i = 0; choices[i]; i++)
+    char got[64], list[128];
+    size_t at = 0;
+    for (int i = 0; choices[i]; i++) {
         if (rd->j.type == EM_JSON_STRING && em_json_is(&rd->j, choices[i])) {
             *ret = i;
             return 0;
         }
-    char got[64];
+        at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%s", i ? " or " : "", choices[i]);
+    }
     if (rd->j.type != EM_JSON_STRING || em_json_string(&rd->j, got, sizeof(got), NULL) < 0)
-        return refuse(rd, name, choices[0]);
-    return em_error_set(rd->err, -EINVAL, "%s: %s%s \"%s\" is not supported; %s%s%s is", rd->name, rd->prefix, name, got,
-                        choices[0], choices[1] ? " or " : "", choices[1] ? choices[1] : "");
+        return refuse(rd, name, list);
+    return em_error_set(rd->err, -EINVAL, "%s: %s%s \"%s\" is not supported, only %s", rd->name, rd->prefix, name, got, list);
 }
 
 static int read_scoring(reader *rd, const field *f)

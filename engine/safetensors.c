@@ -309,9 +309,12 @@ static int sort_by_name(em_st_set *set, em_error *err)
         qsort(set->entries, set->n, sizeof(*set->entries), by_name);
     for (size_t i = 1; i < set->n; i++) {
         const em_st_tensor *a = &set->entries[i - 1].t, *b = &set->entries[i].t;
-        if (strcmp(a->name, b->name) == 0)
-            return em_error_set(err, -EINVAL, "tensor %s appears twice: in %s and in %s", a->name, set->files[a->file_idx].path,
-                                set->files[b->file_idx].path);
+        if (strcmp(a->name, b->name) != 0)
+            continue;
+        const char *path = set->files[a->file_idx].path, *other = set->files[b->file_idx].path;
+        if (a->file_idx == b->file_idx)
+            return em_error_set(err, -EINVAL, "tensor %s appears twice in %s", a->name, path);
+        return em_error_set(err, -EINVAL, "tensor %s appears twice: in %s and in %s", a->name, path, other);
     }
     return 0;
 }

@@ -269,13 +269,13 @@ static int64_t tile_size(int64_t n, int64_t n_scales, int64_t configured, int64_
     return ceil_div(n, size) == n_scales ? size : 0;
 }
 
-static int bad_scale(em_binder *b, const em_st_tensor *s, const em_st_tensor *weight)
+static int bad_scale(em_binder *b, const em_st_tensor *s, const em_st_tensor *weight, const char *rule)
 {
     char has[192], of[192];
     print_shape(s->shape, s->n_dims, has, sizeof(has));
     print_shape(weight->shape, weight->n_dims, of, sizeof(of));
     return em_error_set(b->err, -EINVAL, "%s: scale %s has shape %s, which fits no tile of %s %s%s", em_st_path(b->set, s->file_idx),
-                        s->name, has, weight->name, of, b->cfg->fp8_block_rows ? " under quantization_config" : "");
+                        s->name, has, weight->name, of, rule);
 }
 
 static int bind_fp8(em_binder *b, const em_st_tensor *t, const char *prefix, int64_t rows, int64_t cols, em_matrix *ret)
@@ -289,7 +289,7 @@ static int bind_fp8(em_binder *b, const em_st_tensor *t, const char *prefix, int
     int64_t tile_rows = tile_size(rows, s->shape[0], b->cfg->fp8_block_rows, 1);
     int64_t tile_cols = tile_size(cols, s->shape[1], b->cfg->fp8_block_cols, 32);
     if (!tile_rows || !tile_cols)
-        return bad_scale(b, s, t);
+        return bad_scale(b, s, t, b->cfg->fp8_block_rows ? " under quantization_config" : "");
     *ret = (em_matrix){.dtype = EM_DTYPE_FP8, .rows = rows, .cols = cols, .data = t->data, .scale = s->data,
                        .scale_rows = (int32_t)tile_rows, .scale_cols = (int32_t)tile_cols, .scale_stride = s->shape[1]};
     return 0;
@@ -309,7 +309,7 @@ static int bind_fp4(em_binder *b, const em_st_tensor *t, const char *prefix, int
         return r;
     int64_t group = tile_size(cols, s->shape[1], 0, 32);
     if (s->shape[0] != rows || !group)
-        return bad_scale(b, s, t);
+        return bad_scale(b, s, t, "");
     if (b->cfg->fp8_block_rows && !b->cfg->fp4_experts)
         return em_error_set(b->err, -EINVAL, "%s: tensor %s is packed FP4, but quantization_config does not say expert_dtype fp4",
                             em_st_path(b->set, t->file_idx), t->name);
