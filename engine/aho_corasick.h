@@ -19,11 +19,11 @@ typedef struct em_ac_pattern {
 typedef struct em_ac_node {
     uint32_t first_child; /* children are neighbours, ascending by byte */
     uint32_t n_children;
-    uint32_t fail;        /* the longest proper end of this state that is a state */
-    uint32_t depth;       /* bytes of the beginning of a pattern that this state stands for */
-    uint32_t match_len;   /* the longest pattern that ends here: bytes, 0: none */
+    uint32_t fail;      /* the longest proper end of this state that is a state */
+    uint32_t depth;     /* bytes of the beginning of a pattern that this state stands for */
+    uint32_t match_len; /* the longest pattern that ends here: bytes, 0: none */
     int32_t match_id;
-    uint8_t byte;         /* on the way from the parent */
+    uint8_t byte; /* on the way from the parent */
 } em_ac_node;
 
 typedef struct em_ac {

@@ -12,10 +12,10 @@ typedef struct em_bpe_slot {
 } em_bpe_slot;
 
 typedef struct em_bpe {
-    int32_t byte_id[256];  /* the id every byte starts as */
-    int32_t *merged;       /* [n_merges] by rank: what the pair becomes */
+    int32_t byte_id[256]; /* the id every byte starts as */
+    int32_t *merged;      /* [n_merges] by rank: what the pair becomes */
     uint32_t n_merges;
-    em_bpe_slot *slots;    /* [n_slots] pair -> rank, a power of two; open addressing */
+    em_bpe_slot *slots; /* [n_slots] pair -> rank, a power of two; open addressing */
     size_t n_slots;
     uint64_t seed;
 } em_bpe;

@@ -21,7 +21,7 @@ struct em_detok {
     size_t match_begin; /* in text: where the earliest complete stop string begins; NO_MATCH: none yet */
     int64_t chars;      /* characters that ever were in text */
     int64_t released_chars;
-    bool stopped;       /* a stop string matched; text ends before it */
+    bool stopped; /* a stop string matched; text ends before it */
     bool finished;
 };
 
@@ -37,8 +37,8 @@ static int add_stops(em_detok *d, const em_stop *stops, int32_t n_stops)
         if (stops[i].len == 0 || stops[i].len > EM_AC_MAX_BYTES || !em_utf8_valid(stops[i].text, stops[i].len))
             r = -EINVAL;
         else
-            patterns[i] = (em_ac_pattern){.bytes = (const uint8_t *)stops[i].text, .len = (uint32_t)stops[i].len,
-                                          .id = i};
+            patterns[i] =
+                (em_ac_pattern){.bytes = (const uint8_t *)stops[i].text, .len = (uint32_t)stops[i].len, .id = i};
     }
     if (r == 0)
         r = em_ac_init(&d->stops, patterns, (size_t)n_stops);

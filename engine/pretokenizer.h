@@ -11,9 +11,9 @@
 typedef struct em_pretokenizer {
     const uint8_t *text;
     size_t len;
-    size_t pos;     /* the next piece begins here */
-    size_t num_end; /* end of the piece that the first pattern cut (a run of 1-3 numbers, or a gap) */
-    size_t cjk_end; /* end of the piece that the second pattern cut inside it */
+    size_t pos;       /* the next piece begins here */
+    size_t num_end;   /* end of the piece that the first pattern cut (a run of 1-3 numbers, or a gap) */
+    size_t cjk_end;   /* end of the piece that the second pattern cut inside it */
     size_t match_end; /* a match of the third pattern at pos, found while ending a gap; 0: not known */
 } em_pretokenizer;
 

@@ -26,7 +26,7 @@ typedef struct builder {
     key_block *blocks;     /* the newest first */
     size_t room;           /* free bytes at block_at */
     char *block_at;
-    em_buf key;            /* of the current id */
+    em_buf key; /* of the current id */
     int32_t n_classes;
 } builder;
 

@@ -196,7 +196,8 @@ static int encode_text(encoder *e, const char *text, size_t len, int kind)
     return r < 0 ? r : encode_text(e, text + at, len - at, kind + 1);
 }
 
-int em_tokenizer_encode(const em_tokenizer *tok, const char *text, size_t len, bool special, size_t max_ids, em_ids *ids)
+int em_tokenizer_encode(const em_tokenizer *tok, const char *text, size_t len, bool special, size_t max_ids,
+                        em_ids *ids)
 {
     size_t before = ids->n;
     encoder e = {.tok = tok, .ids = ids, .max_n = SIZE_MAX};

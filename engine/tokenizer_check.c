@@ -150,8 +150,10 @@ static int check_pre_tokenizer(em_json *j, const char *file, em_error *err)
         em_json_skip(list);
     }
     if (n != 4)
-        return em_error_set(err, -ENOTSUP, "%s: pre_tokenizer has %d steps; only three Split patterns and ByteLevel, as in "
-                            "the DeepSeek family, are supported", file, n);
+        return em_error_set(err, -ENOTSUP,
+                            "%s: pre_tokenizer has %d steps; only three Split patterns and ByteLevel, as in "
+                            "the DeepSeek family, are supported",
+                            file, n);
     return 0;
 }
 
@@ -164,8 +166,10 @@ static int check_template_item(em_json *j, const char *file, em_error *err)
     if (r < 0)
         return r;
     if (is_absent(&found[0]) || !is_absent(&found[1]))
-        return em_error_set(err, -ENOTSUP, "%s: post_processor adds tokens to every text, which is not supported; use "
-                            "add_bos_token in tokenizer_config.json", file);
+        return em_error_set(err, -ENOTSUP,
+                            "%s: post_processor adds tokens to every text, which is not supported; use "
+                            "add_bos_token in tokenizer_config.json",
+                            file);
     return 0;
 }
 
@@ -210,10 +214,17 @@ static int check_model(em_json *j, em_tokenizer_file *f, em_error *err)
 {
     /* unk_token and fuse_unk have no effect: every byte must have a token, so nothing is unknown. */
     enum { TYPE, VOCAB, MERGES, N_READ, DROPOUT = N_READ, PREFIX, SUFFIX, FALLBACK, IGNORE, N };
-    static const char *const names[N] = {"type", "vocab", "merges", "dropout", "continuing_subword_prefix",
-                                         "end_of_word_suffix", "byte_fallback", "ignore_merges"};
-    static const char *const sentences[N] = {NULL, NULL, NULL, "model.dropout", "model.continuing_subword_prefix",
-                                             "model.end_of_word_suffix", "model.byte_fallback", "model.ignore_merges"};
+    static const char *const names[N] = {
+        "type",          "vocab",        "merges", "dropout", "continuing_subword_prefix", "end_of_word_suffix",
+        "byte_fallback", "ignore_merges"};
+    static const char *const sentences[N] = {NULL,
+                                             NULL,
+                                             NULL,
+                                             "model.dropout",
+                                             "model.continuing_subword_prefix",
+                                             "model.end_of_word_suffix",
+                                             "model.byte_fallback",
+                                             "model.ignore_merges"};
     em_json found[N];
     int r = em_tokenizer_members(j, names, found, N, "model", f->name, err);
     if (r < 0)
@@ -237,8 +248,8 @@ static int check_model(em_json *j, em_tokenizer_file *f, em_error *err)
 int em_tokenizer_check_file(const char *json, size_t len, const char *name, em_tokenizer_file *ret_file, em_error *err)
 {
     enum { MODEL, PRE, NORM, POST, DECODER, ADDED, N };
-    static const char *const names[N] = {"model",   "pre_tokenizer", "normalizer", "post_processor",
-                                         "decoder", "added_tokens"};
+    static const char *const names[N] = {"model",          "pre_tokenizer", "normalizer",
+                                         "post_processor", "decoder",       "added_tokens"};
     em_json j, found[N];
     em_json_init(&j, json, len, MAX_DEPTH);
     em_json_next(&j);

@@ -16,26 +16,26 @@ typedef struct em_token {
     uint32_t raw_len, n_bytes;
     bool added;
     bool special;
-    bool normalized;      /* added tokens: searched after the others, in what they left */
+    bool normalized; /* added tokens: searched after the others, in what they left */
 } em_token;
 
 struct em_tokenizer {
-    em_token *tokens;     /* [n_tokens], room for cap_tokens */
+    em_token *tokens; /* [n_tokens], room for cap_tokens */
     int32_t n_tokens;
     int32_t cap_tokens;
-    char *arena;          /* the strings that tokens point into */
+    char *arena; /* the strings that tokens point into */
     size_t arena_len, arena_cap;
     em_bpe bpe;
-    uint32_t longest;     /* most bytes an ordinary token has */
-    em_string_map added;  /* spelling -> id */
-    em_ac spellings[2];   /* the added tokens spelled backwards: those not normalized, the normalized ones */
-    int32_t bos_id;       /* -1: none */
+    uint32_t longest;    /* most bytes an ordinary token has */
+    em_string_map added; /* spelling -> id */
+    em_ac spellings[2];  /* the added tokens spelled backwards: those not normalized, the normalized ones */
+    int32_t bos_id;      /* -1: none */
     bool add_bos;
 };
 
 /* What is left to read of a file that was found to be of this family. */
 typedef struct em_tokenizer_file {
-    const char *name; /* for sentences */
+    const char *name;                    /* for sentences */
     em_json vocab, merges, added_tokens; /* readers that stand on these values */
 } em_tokenizer_file;
 

@@ -16,9 +16,9 @@ typedef struct loader {
     em_tokenizer *tok;
     const em_tokenizer_file *file;
     em_error *err;
-    em_string_map vocab;        /* raw string -> id */
-    int16_t byte_of[0x144];     /* the byte alphabet: code point -> byte, -1: not in it */
-    char *text;                 /* one merge, unescaped */
+    em_string_map vocab;    /* raw string -> id */
+    int16_t byte_of[0x144]; /* the byte alphabet: code point -> byte, -1: not in it */
+    char *text;             /* one merge, unescaped */
     size_t text_cap;
 } loader;
 
@@ -100,8 +100,8 @@ static int read_id(loader *l, const em_json *j, const char *raw, size_t raw_len,
     int64_t id;
     int r = em_json_i64(j, &id);
     if (r < 0 || id < 0 || id >= EM_TOKENIZER_MAX_IDS)
-        return em_error_set(l->err, -EINVAL, "%s: token \"%.*s\" needs an id from 0 to %d", l->file->name, shown(raw_len),
-                            raw, EM_TOKENIZER_MAX_IDS - 1);
+        return em_error_set(l->err, -EINVAL, "%s: token \"%.*s\" needs an id from 0 to %d", l->file->name,
+                            shown(raw_len), raw, EM_TOKENIZER_MAX_IDS - 1);
     *ret_id = (int32_t)id;
     return 0;
 }
@@ -139,7 +139,9 @@ static int read_vocab_entry(loader *l, em_json *j)
     int64_t n = alphabet_bytes(l, raw, len, bytes);
     if (n >= 0)
         tok->arena_len += (size_t)n;
-    em_token token = {.raw = raw, .raw_len = (uint32_t)len, .bytes = n < 0 ? (const uint8_t *)raw : bytes,
+    em_token token = {.raw = raw,
+                      .raw_len = (uint32_t)len,
+                      .bytes = n < 0 ? (const uint8_t *)raw : bytes,
                       .n_bytes = n < 0 ? (uint32_t)len : (uint32_t)n};
     if (token.n_bytes > tok->longest)
         tok->longest = token.n_bytes;
@@ -168,8 +170,8 @@ static int find_byte_tokens(loader *l)
         int n = em_utf8_encode(cp, spelling);
         int32_t id = em_string_map_get(&l->vocab, (const char *)spelling, (size_t)n);
         if (id < 0)
-            return em_error_set(l->err, -EINVAL, "%s: model.vocab has no token \"%.*s\" for byte 0x%02X",
-                                l->file->name, n, (const char *)spelling, (unsigned)l->byte_of[cp]);
+            return em_error_set(l->err, -EINVAL, "%s: model.vocab has no token \"%.*s\" for byte 0x%02X", l->file->name,
+                                n, (const char *)spelling, (unsigned)l->byte_of[cp]);
         l->tok->bpe.byte_id[l->byte_of[cp]] = id;
     }
     return 0;
@@ -240,8 +242,9 @@ static int read_merge(loader *l, em_json *j, uint32_t rank)
     int32_t right = em_string_map_get(&l->vocab, l->text + left_len, len - left_len);
     int32_t merged = em_string_map_get(&l->vocab, l->text, len);
     if (left < 0 || right < 0)
-        return bad_merge(l, rank, left < 0 ? "begins with a token that model.vocab lacks"
-                                           : "ends with a token that model.vocab lacks");
+        return bad_merge(l, rank,
+                         left < 0 ? "begins with a token that model.vocab lacks"
+                                  : "ends with a token that model.vocab lacks");
     if (merged < 0)
         return bad_merge(l, rank, "makes a token that model.vocab lacks");
     if (left_len == 0 || left_len == len)
@@ -338,8 +341,11 @@ static int read_added_token(loader *l, em_json *j)
     const char *spelling = keep_string(l->tok, &found[CONTENT], &len);
     if (!spelling || len == 0)
         return em_error_set(l->err, -EINVAL, "%s: an added token needs a content that is not empty", l->file->name);
-    em_token token = {.raw = spelling, .raw_len = (uint32_t)len, .bytes = (const uint8_t *)spelling,
-                      .n_bytes = (uint32_t)len, .added = true};
+    em_token token = {.raw = spelling,
+                      .raw_len = (uint32_t)len,
+                      .bytes = (const uint8_t *)spelling,
+                      .n_bytes = (uint32_t)len,
+                      .added = true};
     int32_t id;
     r = read_id(l, &found[ID], spelling, len, &id);
     if (r == 0)

@@ -231,7 +231,8 @@ static void run_against_model(em_detok *d, char (*stops)[16], size_t n_stops, co
         size_t want = model(&text, stops, (int)n_stops, last, &stopped);
         ck_assert_int_eq(r, stopped);
         ck_assert_int_eq(em_detok_released(d), (int64_t)em_utf8_count(text.data ? text.data : "", want));
-        ck_assert_int_eq(em_detok_chars(d), (int64_t)em_utf8_count(text.data ? text.data : "", stopped ? want : text.len));
+        ck_assert_int_eq(em_detok_chars(d),
+                         (int64_t)em_utf8_count(text.data ? text.data : "", stopped ? want : text.len));
         if (rnd(2) || last || stopped) { /* taken or left for later */
             const char *piece = em_detok_take(d, &took);
             em_buf_append(&got, piece, took);

@@ -25,26 +25,26 @@ START_TEST(chain)
         {"İ", "i"},
         {"ı", "ı"},
         {"ẞ", "ß"},
-        {"ΑΣ", "ασ"},                  /* no final sigma: context does not count */
+        {"ΑΣ", "ασ"}, /* no final sigma: context does not count */
         {"Ｆｕｌｌ", "full"},
         {"①", "1"},
         {"한", "\u1112\u1161\u11ab"},
-        {"\u0301", ""},                /* a bare mark */
-        {"क\u093fष", "कष"},            /* a spacing mark goes, too */
-        {"a\u20dd", "a"},              /* an enclosing mark */
+        {"\u0301", ""},     /* a bare mark */
+        {"क\u093fष", "कष"}, /* a spacing mark goes, too */
+        {"a\u20dd", "a"},   /* an enclosing mark */
         {" ", " "},
-        {"   \t\r\n", " "},            /* one run, one space, kept */
-        {" \u00a0 ", " "},             /* three plain spaces after the first step */
-        {"\u2003", " "},               /* becomes a plain space by compatibility */
-        {"\u1680", ""},                /* stays as it is, and is stripped */
+        {"   \t\r\n", " "}, /* one run, one space, kept */
+        {" \u00a0 ", " "},  /* three plain spaces after the first step */
+        {"\u2003", " "},    /* becomes a plain space by compatibility */
+        {"\u1680", ""},     /* stays as it is, and is stripped */
         {"  a  b  ", "a b"},
         {"\ue000", " "},
         {"a\ue000b", "a b"},
         {" \ue000 ", " "},
-        {"\u1cf2", ""},                /* a mark until Unicode 12 */
-        {"\U00010d24", "\U00010d24"},  /* a mark since Unicode 11 */
-        {"\u32ff", "\u32ff"},          /* decomposes since Unicode 12 */
-        {"\u1c89", "\u1c8a"},          /* lower case since Unicode 16 */
+        {"\u1cf2", ""},               /* a mark until Unicode 12 */
+        {"\U00010d24", "\U00010d24"}, /* a mark since Unicode 11 */
+        {"\u32ff", "\u32ff"},         /* decomposes since Unicode 12 */
+        {"\u1c89", "\u1c8a"},         /* lower case since Unicode 16 */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         em_buf out = {0};
@@ -94,13 +94,13 @@ START_TEST(rules_of_the_map)
     ck_assert_int_eq(em_token_map_build(tok, &map, &err), 0);
     const int32_t *c = map.class_of;
     ck_assert_int_eq(map.n_ids, 267);
-    ck_assert_int_eq(c[0], 0);         /* in order of appearance */
-    ck_assert_int_eq(c['A'], c['a']);  /* case */
-    ck_assert_int_eq(c[256], c[257]);  /* " The" */
-    ck_assert_int_eq(c[258], c[' ']);  /* spaces are one space */
+    ck_assert_int_eq(c[0], 0);        /* in order of appearance */
+    ck_assert_int_eq(c['A'], c['a']); /* case */
+    ck_assert_int_eq(c[256], c[257]); /* " The" */
+    ck_assert_int_eq(c[258], c[' ']); /* spaces are one space */
     ck_assert_int_eq(c['\n'], c[' ']);
-    ck_assert_int_eq(c[259], c['e']);  /* e acute */
-    ck_assert_int_ne(c[260], c[' ']);  /* a bare mark normalises to nothing and keeps its own text */
+    ck_assert_int_eq(c[259], c['e']); /* e acute */
+    ck_assert_int_ne(c[260], c[' ']); /* a bare mark normalises to nothing and keeps its own text */
     ck_assert_int_ne(c[261], c[260]);
     ck_assert_int_eq(c[261], c[' ']);  /* a mark and a space: only the space is left */
     ck_assert_int_eq(c[262], c[0xe6]); /* the text "æ" and the lone byte E6, whose letter is "æ" */
@@ -108,7 +108,7 @@ START_TEST(rules_of_the_map)
     ck_assert_int_eq(c[265], c[266]);  /* added tokens are normalised like others */
     int32_t top = 0;
     for (int32_t i = 0; i < map.n_ids; i++) {
-        ck_assert_int_le(c[i], top);   /* no class is skipped */
+        ck_assert_int_le(c[i], top); /* no class is skipped */
         top += c[i] == top;
     }
     ck_assert_int_eq(map.n_classes, top);

@@ -40,7 +40,8 @@ static int parse(const tiny_tokenizer *t, const char *config, em_tokenizer **ret
 {
     em_buf json = {0};
     tiny_write(t, &json);
-    int r = em_tokenizer_parse(json.data, json.len, config, config ? strlen(config) : 0, "tokenizer.json", ret_tok, err);
+    int r =
+        em_tokenizer_parse(json.data, json.len, config, config ? strlen(config) : 0, "tokenizer.json", ret_tok, err);
     em_buf_done(&json);
     return r;
 }
@@ -171,14 +172,14 @@ END_TEST
 /* The three levels of cutting and the rank order of merges, on a vocabulary small enough to see through. */
 START_TEST(merge_order)
 {
-    em_tokenizer *tok = parse_ok(&(tiny_tokenizer){
-        .vocab = ",\"bc\":300,\"ab\":301,\"abc\":302,\"aa\":303,\"aaa\":304,\"Ġa\":305",
-        .merges = "\"b c\",[\"a\",\"b\"],\"a bc\",\"a a\",\"aa a\",\"Ġ a\""});
-    EXPECT_IDS(tok, "abc", true, 302);          /* bc first, then a + bc */
+    em_tokenizer *tok =
+        parse_ok(&(tiny_tokenizer){.vocab = ",\"bc\":300,\"ab\":301,\"abc\":302,\"aa\":303,\"aaa\":304,\"Ġa\":305",
+                                   .merges = "\"b c\",[\"a\",\"b\"],\"a bc\",\"a a\",\"aa a\",\"Ġ a\""});
+    EXPECT_IDS(tok, "abc", true, 302); /* bc first, then a + bc */
     EXPECT_IDS(tok, "abab", true, 301, 301);
-    EXPECT_IDS(tok, "aaaaa", true, 303, 304);   /* aa aa a: the left of equal ranks first, then aa + a */
+    EXPECT_IDS(tok, "aaaaa", true, 303, 304); /* aa aa a: the left of equal ranks first, then aa + a */
     EXPECT_IDS(tok, "a b", true, 'a', ' ', 'b');
-    EXPECT_IDS(tok, "  a", true, ' ', 305);     /* the last space belongs to the word */
+    EXPECT_IDS(tok, "  a", true, ' ', 305);      /* the last space belongs to the word */
     EXPECT_IDS(tok, "  1", true, ' ', ' ', '1'); /* the number is a piece of its own: the spaces end one */
     ck_assert_int_eq(em_tokenizer_size(tok), 306);
     size_t len;
@@ -219,7 +220,8 @@ static void plain_merge(const char *const *merges, int n_merges, char (*parts)[6
 START_TEST(merges_against_plain_algorithm)
 {
     start_random();
-    static const char *const merges[] = {"a b", "b a", "ab a", "a a", "aa b", "ab ab", "ba ba", "aab ab", "b b", "aa aa"};
+    static const char *const merges[] = {"a b",   "b a",   "ab a",   "a a", "aa b",
+                                         "ab ab", "ba ba", "aab ab", "b b", "aa aa"};
     em_tokenizer *tok = parse_ok(&(tiny_tokenizer){
         .vocab = ",\"ab\":256,\"ba\":257,\"aba\":258,\"aa\":259,\"aab\":260,\"abab\":261,\"baba\":262,\"aabab\":263,"
                  "\"bb\":264,\"aaaa\":265",
@@ -246,20 +248,20 @@ END_TEST
 /* --- added tokens ------------------------------------------------------------------------------------------- */
 
 #define ADDED(id, content, normalized)                                                                                 \
-    "{\"id\":" #id ",\"content\":\"" content "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"              \
+    "{\"id\":" #id ",\"content\":\"" content "\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"             \
     "\"normalized\":" #normalized ",\"special\":true}"
 
 START_TEST(added_tokens_longest_and_order)
 {
-    em_tokenizer *tok = parse_ok(&(tiny_tokenizer){
-        .added = ADDED(300, "<a>", false) "," ADDED(301, "<a>>", false) "," ADDED(302, "a><", false) ","
-                 ADDED(303, "x<a", true) "," ADDED(304, "xx", true)});
+    em_tokenizer *tok =
+        parse_ok(&(tiny_tokenizer){.added = ADDED(300, "<a>", false) "," ADDED(301, "<a>>", false) "," ADDED(
+                                       302, "a><", false) "," ADDED(303, "x<a", true) "," ADDED(304, "xx", true)});
     EXPECT_IDS(tok, "<a>", true, 300);
     EXPECT_IDS(tok, "<a>", false, '<', 'a', '>');
-    EXPECT_IDS(tok, "<a>>", true, 301);           /* the longest of those that begin first */
-    EXPECT_IDS(tok, "<a><", true, 300, '<');      /* 302 would begin later */
+    EXPECT_IDS(tok, "<a>>", true, 301);      /* the longest of those that begin first */
+    EXPECT_IDS(tok, "<a><", true, 300, '<'); /* 302 would begin later */
     EXPECT_IDS(tok, "a><a>", true, 302, 'a', '>');
-    EXPECT_IDS(tok, "x<a>", true, 'x', 300);      /* those that are not normalized go first */
+    EXPECT_IDS(tok, "x<a>", true, 'x', 300); /* those that are not normalized go first */
     EXPECT_IDS(tok, "x<axxx", true, 303, 304, 'x');
     ck_assert_int_eq(em_tokenizer_special(tok, "xx"), 304);
     ck_assert_int_eq(em_tokenizer_special(tok, "x"), -1);
@@ -422,8 +424,8 @@ static void *encode_many(void *arg)
 {
     em_tokenizer *tok = arg;
     for (int i = 0; i < 200; i++)
-        EXPECT_IDS(tok, "<｜User｜>你好<｜Assistant｜><think>推理</think>答案<｜end▁of▁sentence｜>", true, 128803, 30594, 128804,
-                   128821, 36101, 128822, 7624, 1);
+        EXPECT_IDS(tok, "<｜User｜>你好<｜Assistant｜><think>推理</think>答案<｜end▁of▁sentence｜>", true, 128803,
+                   30594, 128804, 128821, 36101, 128822, 7624, 1);
     return NULL;
 }
 
@@ -456,19 +458,26 @@ static const struct bad_file {
     {{.pre_tokenizer = TINY_SEQUENCE(TINY_NUMBERS "," TINY_CJK "," TINY_WORDS)}, "3 steps"},
     {{.pre_tokenizer = TINY_SEQUENCE(TINY_NUMBERS "," TINY_CJK "," TINY_WORDS "," TINY_BYTE_LEVEL "," TINY_BYTE_LEVEL)},
      "5 steps"},
-    {{.pre_tokenizer = TINY_SEQUENCE("{\"type\":\"Digits\"}," TINY_CJK "," TINY_WORDS "," TINY_BYTE_LEVEL)}, "\"Digits\""},
+    {{.pre_tokenizer = TINY_SEQUENCE("{\"type\":\"Digits\"}," TINY_CJK "," TINY_WORDS "," TINY_BYTE_LEVEL)},
+     "\"Digits\""},
     {{.pre_tokenizer = TINY_SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"String\":\" \"}}")}, "pattern"},
-    {{.pre_tokenizer = TINY_SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}\"},\"behavior\":\"Removed\"}")},
+    {{.pre_tokenizer =
+          TINY_SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}\"},\"behavior\":\"Removed\"}")},
      "behavior \"Removed\""},
-    {{.pre_tokenizer = TINY_SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}\"},\"behavior\":\"Isolated\","
-                                     "\"invert\":true}")}, "invert"},
+    {{.pre_tokenizer =
+          TINY_SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}\"},\"behavior\":\"Isolated\","
+                        "\"invert\":true}")},
+     "invert"},
     {{.pre_tokenizer = TINY_SEQUENCE(TINY_NUMBERS "," TINY_CJK "," TINY_WORDS ",{\"type\":\"ByteLevel\","
-                                     "\"add_prefix_space\":true,\"use_regex\":false}")}, "add_prefix_space"},
+                                                  "\"add_prefix_space\":true,\"use_regex\":false}")},
+     "add_prefix_space"},
     {{.pre_tokenizer = TINY_SEQUENCE(TINY_NUMBERS "," TINY_CJK "," TINY_WORDS ",{\"type\":\"ByteLevel\","
-                                     "\"add_prefix_space\":false,\"use_regex\":true}")}, "use_regex"},
+                                                  "\"add_prefix_space\":false,\"use_regex\":true}")},
+     "use_regex"},
     {{.post_processor = "{\"type\":\"BertProcessing\"}"}, "post_processor \"BertProcessing\""},
     {{.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\",\"type_id\":0}},"
-                        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}"}, "adds tokens"},
+                        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}"},
+     "adds tokens"},
     {{.decoder = "{\"type\":\"Metaspace\"}"}, "decoder \"Metaspace\""},
     {{.decoder = "null"}, "decoder must be an object"},
     {{.model = ",\"dropout\":0.1"}, "model.dropout"},
@@ -535,7 +544,8 @@ START_TEST(harmless_variants)
         {.normalizer = "{\"type\":\"Sequence\",\"normalizers\":[]}", .model = ",\"dropout\":null,\"unk_token\":null"},
         {.post_processor = "{\"type\":\"ByteLevel\",\"add_prefix_space\":true}"},
         {.post_processor = "{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"}]}"},
-        {.post_processor = "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}"},
+        {.post_processor =
+             "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}"},
         {.model = ",\"dropout\":0,\"continuing_subword_prefix\":\"\",\"fuse_unk\":false,\"byte_fallback\":false"},
         {.top = ",\"truncation\":null,\"padding\":null,\"whatever\":[{}]"},
         {.vocab = ",\"<s>\":256", .added = "{\"id\":256,\"content\":\"<s>\"}"},

@@ -81,8 +81,9 @@ static void expect_ids(const em_tokenizer *tok, const char *text, size_t len, bo
     size_t same = 0;
     while (same < got.n && same < n_want && got.id[same] == want[same])
         same++;
-    ck_assert_msg(got.n == n_want && same == n_want, "%s/texts.jsonl line %d, special %d: %zu ids, not %zu; first other at %zu",
-                  where, line, special, got.n, n_want, same);
+    ck_assert_msg(got.n == n_want && same == n_want,
+                  "%s/texts.jsonl line %d, special %d: %zu ids, not %zu; first other at %zu", where, line, special,
+                  got.n, n_want, same);
     em_ids_done(&got);
 }
 
@@ -146,8 +147,9 @@ static void expect_piece(em_detok *d, em_json *pieces, bool hex, const char *nam
     size_t want_len, got_len;
     char *want = next_piece(pieces, hex, &want_len);
     const char *got = em_detok_take(d, &got_len);
-    ck_assert_msg(got_len == want_len && memcmp(got, want, got_len) == 0, "decode.jsonl %s: piece %zu is \"%.*s\", not \"%.*s\"",
-                  name, i, (int)got_len, got, (int)want_len, want);
+    ck_assert_msg(got_len == want_len && memcmp(got, want, got_len) == 0,
+                  "decode.jsonl %s: piece %zu is \"%.*s\", not \"%.*s\"", name, i, (int)got_len, got, (int)want_len,
+                  want);
     free(want);
 }
 
