@@ -12,7 +12,6 @@
 #include "tests/support/golden_json.h"
 #include "tests/support/sha256.h"
 
-#define MAX_FOLDERS 64
 #define PATH_CAP 4096
 
 typedef void (*folder_fn)(const char *dir, const em_tokenizer *tok);
@@ -34,31 +33,35 @@ static bool has_file(const char *dir, const char *name)
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-/* Calls fn for each folder that has a tokenizer.json and the file named; fails when there is none. */
+/* Golden files of any kind in dir, if it has a tokenizer; calls fn if the kind asked for is among them. */
+static int visit_folder(const char *dir, const char *file, folder_fn fn)
+{
+    if (!has_file(dir, "tokenizer.json"))
+        return 0;
+    if (has_file(dir, file)) {
+        em_tokenizer *tok = load(dir);
+        fn(dir, tok);
+        em_tokenizer_free(tok);
+    }
+    return has_file(dir, "texts.jsonl") + has_file(dir, "decode.jsonl") + has_file(dir, "token_map.json");
+}
+
+/* Calls fn for each folder that has a tokenizer.json and the file named. A set may lack that kind of file, but not all
+ * kinds. */
 static void each_folder(const char *file, folder_fn fn)
 {
     char root[PATH_CAP / 2], dir[PATH_CAP];
     fixture_path(root, sizeof root, "tokenizer");
-    int n = 0;
-    if (has_file(root, "tokenizer.json") && has_file(root, file)) {
-        em_tokenizer *tok = load(root);
-        fn(root, tok);
-        em_tokenizer_free(tok);
-        n++;
-    }
     DIR *d = opendir(root);
     ck_assert_msg(d, "%s cannot be read", root);
-    for (struct dirent *e = readdir(d); e && n < MAX_FOLDERS; e = readdir(d)) {
+    int n = visit_folder(root, file, fn);
+    for (struct dirent *e = readdir(d); e; e = readdir(d)) {
         snprintf(dir, sizeof dir, "%s/%s", root, e->d_name);
-        if (e->d_name[0] == '.' || !has_file(dir, "tokenizer.json") || !has_file(dir, file))
-            continue;
-        em_tokenizer *tok = load(dir);
-        fn(dir, tok);
-        em_tokenizer_free(tok);
-        n++;
+        if (e->d_name[0] != '.')
+            n += visit_folder(dir, file, fn);
     }
     closedir(d);
-    ck_assert_msg(n > 0, "no folder with tokenizer.json and %s under %s", file, root);
+    ck_assert_msg(n > 0, "no golden data of a tokenizer under %s", root);
 }
 
 static golden_file open_in(const char *dir, const char *name)
