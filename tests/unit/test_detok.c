@@ -313,6 +313,7 @@ int main(void)
 {
     Suite *s = suite_create("detok");
     TCase *c = tcase_create("detok");
+    tcase_set_timeout(c, 120); /* seconds, also when started by hand */
     tcase_add_test(c, characters);
     tcase_add_test(c, holds_beginnings_of_stops);
     tcase_add_test(c, earliest_begin_wins);

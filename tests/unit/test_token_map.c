@@ -123,6 +123,7 @@ int main(void)
 {
     Suite *s = suite_create("token-map");
     TCase *c = tcase_create("token-map");
+    tcase_set_timeout(c, 120); /* seconds, also when started by hand */
     tcase_add_test(c, chain);
     tcase_add_test(c, chain_over_all_of_unicode);
     tcase_add_test(c, rules_of_the_map);

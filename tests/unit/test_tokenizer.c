@@ -655,6 +655,7 @@ int main(void)
 {
     Suite *s = suite_create("tokenizer");
     TCase *c = tcase_create("encoding");
+    tcase_set_timeout(c, 120); /* seconds, also when started by hand */
     tcase_add_test(c, round_trip);
     tcase_add_test(c, ill_formed_text);
     tcase_add_test(c, appends_and_limits);
@@ -667,6 +668,7 @@ int main(void)
     tcase_add_test(c, load_time);
     tcase_add_test(c, many_threads);
     TCase *files = tcase_create("files");
+    tcase_set_timeout(files, 120);
     tcase_add_loop_test(files, refused_files, 0, (int)(sizeof bad_files / sizeof *bad_files));
     tcase_add_test(files, harmless_variants);
     tcase_add_test(files, bos_of_config);

@@ -327,6 +327,7 @@ END_TEST
 TCase *tokenizer_golden_cases(void)
 {
     TCase *c = tcase_create("golden");
+    tcase_set_timeout(c, 120);
     tcase_add_test(c, golden_texts);
     tcase_add_test(c, golden_decodes);
     tcase_add_test(c, golden_token_maps);
