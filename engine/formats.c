@@ -69,8 +69,8 @@ uint8_t em_f32_to_e2m1(float v)
     uint8_t sign = (uint8_t)(bits_of(v) >> 28 & 8);
     float a = fabsf(v);
     /* Halfway points go to the even code; NaN, which the format lacks, fails every comparison and becomes 0. */
-    return (uint8_t)(sign | ((a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) +
-                             (a > 5.0f)));
+    return (uint8_t)(sign |
+                     ((a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) + (a > 5.0f)));
 }
 
 float em_e8m0_to_f32(uint8_t code)

@@ -1,4 +1,5 @@
-/* The AVX2 tier (AVX2, FMA, F16C, BMI2): what its files share. Only files compiled with the tier's flags include this. */
+/* The AVX2 tier (AVX2, FMA, F16C, BMI2): what its files share. Only files compiled with the tier's flags include
+ * this. */
 #ifndef EM_CPU_AVX2_H
 #define EM_CPU_AVX2_H
 
@@ -32,7 +33,7 @@ EM_INLINE void avx2_e4m3(__m128i codes, __m256 *lo, __m256 *hi)
     *hi = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
 }
 
-/* 16 bytes of E2M1 pairs as 32 floats in column order, twice their value (which is a small integer); code 8 gives +0. */
+/* 16 bytes of E2M1 pairs as 32 floats in column order, twice their value (a small integer); code 8 gives +0. */
 EM_INLINE void avx2_e2m1(__m128i codes, __m256 out[4])
 {
     const __m128i doubled = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);

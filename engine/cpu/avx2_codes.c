@@ -54,13 +54,15 @@ static void dec_e4m3_b32(const uint8_t *codes, const uint8_t *scales, int64_t n,
 static void dec_e2m1_b32(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y)
 {
     for (int64_t b = 0; b < n / 32; b++)
-        dec_e2m1(_mm_loadu_si128((const __m128i *)(codes + b * 16)), _mm256_set1_ps(em_e8m0_table[scales[b]]), 4, y + b * 32);
+        dec_e2m1(_mm_loadu_si128((const __m128i *)(codes + b * 16)), _mm256_set1_ps(em_e8m0_table[scales[b]]), 4,
+                 y + b * 32);
 }
 
 static void dec_e2m1_b16(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y)
 {
     for (int64_t b = 0; b < n / 16; b++)
-        dec_e2m1(_mm_loadl_epi64((const __m128i *)(codes + b * 8)), _mm256_set1_ps(em_e4m3_table[scales[b]]), 2, y + b * 16);
+        dec_e2m1(_mm_loadl_epi64((const __m128i *)(codes + b * 8)), _mm256_set1_ps(em_e4m3_table[scales[b]]), 2,
+                 y + b * 16);
 }
 
 /* ---- one weight row ---- */
@@ -210,7 +212,8 @@ static void enc_e2m1_b32(const float *x, int64_t n, uint8_t *codes, uint8_t *sca
         __m256 inverse;
         scales[b] = scale_code(amax(x + b * 32, 4, 0x1.8p-124f), 0x1.555556p-3f, &inverse);
         for (const float *p = x + b * 32; p < x + b * 32 + 32; p += 16, codes += 8)
-            store_e2m1(_mm256_mul_ps(_mm256_loadu_ps(p), inverse), _mm256_mul_ps(_mm256_loadu_ps(p + 8), inverse), codes);
+            store_e2m1(_mm256_mul_ps(_mm256_loadu_ps(p), inverse), _mm256_mul_ps(_mm256_loadu_ps(p + 8), inverse),
+                       codes);
     }
 }
 

@@ -1,9 +1,9 @@
 /* AVX2: matrix products straight from the checkpoint's layout.
  *
- * One output element has one accumulator of 8 lanes. Columns are taken in groups of 32 in ascending order: four products are
- * summed on their own, then scaled into the accumulator, so that neither decoded weights nor x need the scale. The last,
- * partial group goes through zero-filled copies. FP8 codes decode to 2^-8 and FP4 codes to twice their value, undone at the
- * end. NaN codes of FP8 read as +-480. */
+ * One output element has one accumulator of 8 lanes. Columns are taken in groups of 32 in ascending order: four
+ * products are summed on their own, then scaled into the accumulator, so that neither decoded weights nor x need the
+ * scale. The last, partial group goes through zero-filled copies. FP8 codes decode to 2^-8 and FP4 codes to twice
+ * their value, undone at the end. NaN codes of FP8 read as +-480. */
 #include <string.h>
 
 #include "engine/cpu/avx2.h"
@@ -33,8 +33,8 @@ EM_INLINE void load_weights(em_dtype dtype, const uint8_t *codes, __m256 out[VEC
 }
 
 /* One group for n_r rows and n_m tokens: codes of each row, x of each token. */
-EM_INLINE void gemm_step(em_dtype dtype, int n_r, int n_m, const uint8_t *const *codes, const weight_row *rows, int64_t tile,
-                         const float *x, int64_t x_stride, __m256 acc[BLOCK_ROWS][BLOCK_TOKENS])
+EM_INLINE void gemm_step(em_dtype dtype, int n_r, int n_m, const uint8_t *const *codes, const weight_row *rows,
+                         int64_t tile, const float *x, int64_t x_stride, __m256 acc[BLOCK_ROWS][BLOCK_TOKENS])
 {
     __m256 w[VECS], scale = _mm256_setzero_ps();
 #pragma GCC unroll 4
@@ -56,8 +56,8 @@ EM_INLINE void gemm_step(em_dtype dtype, int n_r, int n_m, const uint8_t *const 
 }
 
 /* The last n columns, in copies filled up with zeros. */
-EM_INLINE void gemm_tail(em_dtype dtype, int n_r, int n_m, const gemm_args *a, const weight_row *rows, int64_t k, int64_t n,
-                         int64_t tile, __m256 acc[BLOCK_ROWS][BLOCK_TOKENS])
+EM_INLINE void gemm_tail(em_dtype dtype, int n_r, int n_m, const gemm_args *a, const weight_row *rows, int64_t k,
+                         int64_t n, int64_t tile, __m256 acc[BLOCK_ROWS][BLOCK_TOKENS])
 {
     uint8_t code_copy[BLOCK_ROWS][GROUP * sizeof(float)] = {{0}};
     float x_copy[BLOCK_TOKENS][GROUP] = {{0}};

@@ -21,13 +21,13 @@ EM_INLINE __m256 pow2(__m256i k)
 }
 
 /* exp to within 1 ulp: 2^k times the Taylor series of the rest, whose ninth term is below 2^-27. Beyond the clamp the
- * answer is 0 or infinity anyway; operands are in the order that lets NaN through. 2^k is applied in halves: whole it may be
- * subnormal or infinite where the result is not, and only the second product can round. */
+ * answer is 0 or infinity anyway; operands are in the order that lets NaN through. 2^k is applied in halves: whole it
+ * may be subnormal or infinite where the result is not, and only the second product can round. */
 EM_INLINE __m256 exp_ps(__m256 x)
 {
     x = _mm256_min_ps(_mm256_set1_ps(89.0f), _mm256_max_ps(_mm256_set1_ps(-105.0f), x));
-    __m256 k = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p0f)),
-                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 k =
+        _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p0f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(k, _mm256_set1_ps(0x1.62e430p-1f), x); /* ln 2 in two parts */
     r = _mm256_fnmadd_ps(k, _mm256_set1_ps(-0x1.05c610p-29f), r);
     __m256 p = _mm256_set1_ps(1.0f / 5040);

@@ -1,4 +1,5 @@
-/* The AVX-512 tier (F, BW, DQ, VL; F16C): what its files share. Only files compiled with the tier's flags include this. */
+/* The AVX-512 tier (F, BW, DQ, VL; F16C): what its files share. Only files compiled with the tier's flags include
+ * this. */
 #ifndef EM_CPU_AVX512_H
 #define EM_CPU_AVX512_H
 
@@ -27,8 +28,8 @@ EM_INLINE __mmask16 avx512_first(int64_t n)
 /* E2M1 values by code. */
 EM_INLINE __m512 avx512_e2m1_values(void)
 {
-    return _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f,
-                          -6.0f);
+    return _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f,
+                          -4.0f, -6.0f);
 }
 
 /* 32 E4M3 codes as float32 times 2^-8: the code's fields moved into a half, whose bias is larger by 8. Subnormals are

@@ -41,7 +41,8 @@ static void dec_e2m1_b32(const uint8_t *codes, const uint8_t *scales, int64_t n,
 {
     for (int64_t b = 0; b < n / 32; b++) {
         __m512 lo, hi;
-        dec_e2m1_32(_mm_loadu_si128((const __m128i *)(codes + b * 16)), _mm512_load_ps(em_e2m1_scaled[scales[b]]), &lo, &hi);
+        dec_e2m1_32(_mm_loadu_si128((const __m128i *)(codes + b * 16)), _mm512_load_ps(em_e2m1_scaled[scales[b]]), &lo,
+                    &hi);
         _mm512_storeu_ps(y + b * 32, lo);
         _mm512_storeu_ps(y + b * 32 + 16, hi);
     }
@@ -84,7 +85,8 @@ static void row_f32(const em_matrix *w, int64_t row, float *y)
         uint8_t scale = scales[i / w->scale_cols];
         __m512 lo, hi;
         if (w->dtype == EM_DTYPE_FP8)
-            dec_e4m3_32(_mm256_maskz_loadu_epi8((__mmask32)(~0u >> (32 - n)), codes + i), em_e8m0_table[scale], &lo, &hi);
+            dec_e4m3_32(_mm256_maskz_loadu_epi8((__mmask32)(~0u >> (32 - n)), codes + i), em_e8m0_table[scale], &lo,
+                        &hi);
         else
             dec_e2m1_32(_mm_maskz_loadu_epi8(avx512_first(n / 2), codes + i / 2), _mm512_load_ps(em_e2m1_scaled[scale]),
                         &lo, &hi);
@@ -117,7 +119,8 @@ EM_INLINE __m512i to_e4m3(__m512 v)
     __m512i r = _mm512_add_epi32(_mm512_castps_si512(a), _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFFF)));
     r = _mm512_sub_epi32(_mm512_srli_epi32(r, 20), _mm512_set1_epi32(120 << 3));
     __m512i tiny = _mm512_castps_si512(_mm512_add_ps(a, _mm512_set1_ps(0x1p14f)));
-    r = _mm512_mask_and_epi32(r, _mm512_cmp_ps_mask(a, _mm512_set1_ps(0x1p-6f), _CMP_LT_OQ), tiny, _mm512_set1_epi32(0xF));
+    r = _mm512_mask_and_epi32(r, _mm512_cmp_ps_mask(a, _mm512_set1_ps(0x1p-6f), _CMP_LT_OQ), tiny,
+                              _mm512_set1_epi32(0xF));
     r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(a, _mm512_set1_ps(448.0f), _CMP_GE_OQ), _mm512_set1_epi32(0x7E));
     r = _mm512_or_si512(r, sign);
     return _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7F));
@@ -135,7 +138,8 @@ EM_INLINE void store_e2m1(__m512 v, uint8_t *codes)
 #pragma GCC unroll 7
     for (int i = 0; i < 7; i++) {
         __m512 bound = _mm512_set1_ps(steps[i].bound);
-        __mmask16 above = steps[i].tie_up ? _mm512_cmp_ps_mask(a, bound, _CMP_GE_OQ) : _mm512_cmp_ps_mask(a, bound, _CMP_GT_OQ);
+        __mmask16 above =
+            steps[i].tie_up ? _mm512_cmp_ps_mask(a, bound, _CMP_GE_OQ) : _mm512_cmp_ps_mask(a, bound, _CMP_GT_OQ);
         c = _mm512_mask_add_epi32(c, above, c, _mm512_set1_epi32(1));
     }
     __m512i pairs = _mm512_or_si512(c, _mm512_srli_epi64(c, 28)); /* the odd lane's code into the upper nibble */

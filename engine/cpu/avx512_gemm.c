@@ -1,19 +1,20 @@
 /* AVX-512: matrix products straight from the checkpoint's layout.
  *
- * One output element has one accumulator of 16 lanes. Columns are taken in groups of 32, two fused multiply-adds each, in
- * ascending order, the last group masked; then one sum over the lanes. Blocking over rows and tokens only decides what else
- * is computed meanwhile, so a token's bits depend on nothing but its own inputs.
+ * One output element has one accumulator of 16 lanes. Columns are taken in groups of 32, two fused multiply-adds
+ * each, in ascending order, the last group masked; then one sum over the lanes. Blocking over rows and tokens only
+ * decides what else is computed meanwhile, so a token's bits depend on nothing but its own inputs.
  *
- *   FP4   16 bytes hold 32 columns; low nibbles are the even ones. Both nibbles index the 16 values times the group's scale
- *         (a row of a table, one load); x is split into even and odd columns on the fly, shared by the rows of the block.
+ *   FP4   16 bytes hold 32 columns; low nibbles are the even ones. Both nibbles index the 16 values times the group's
+ *         scale (a row of a table, one load); x is split into even and odd columns on the fly, shared by the rows of
+ *         the block.
  *   FP8   code fields move into half floats (times 2^-8, undone at the end); the tile's scale goes to x, shared by the
- *         rows of the block, which therefore lie in one tile. NaN codes read as +-480: a test for them would cost 6 % here,
- *         and no checkpoint has them. */
+ *         rows of the block, which therefore lie in one tile. NaN codes read as +-480: a test for them would cost 6 %
+ *         here, and no checkpoint has them. */
 #include "engine/cpu/avx512.h"
 #include "engine/cpu/gemm_blocks.h"
 
-/* The weights of columns k .. k+n-1 (n < GROUP only in the last group, where the rest reads as 0). FP4: even columns in lo,
- * odd in hi, scaled; FP8: lower and upper half, times 2^-8 and not scaled; else lower and upper half. */
+/* The weights of columns k .. k+n-1 (n < GROUP only in the last group, where the rest reads as 0). FP4: even columns
+ * in lo, odd in hi, scaled; FP8: lower and upper half, times 2^-8 and not scaled; else lower and upper half. */
 EM_INLINE void load_weights(em_dtype dtype, weight_row r, int64_t k, int64_t tile, int64_t n, __m512 *lo, __m512 *hi)
 {
     __mmask16 m0 = avx512_first(n), m1 = avx512_first(n - 16);
@@ -38,8 +39,7 @@ EM_INLINE void load_weights(em_dtype dtype, weight_row r, int64_t k, int64_t til
         __m512i v = _mm512_cvtepu8_epi32(c);
         __m512 values = _mm512_load_ps(em_e2m1_scaled[r.scales[tile]]);
         *lo = _mm512_permutexvar_ps(v, values);
-        /* v >> 4 by a product: the shifter shares its ports with the permutations, which are the bottleneck */
-        *hi = _mm512_permutexvar_ps(_mm512_mulhi_epu16(v, _mm512_set1_epi32(1 << 12)), values);
+        *hi = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), values);
     }
 }
 

@@ -1,6 +1,6 @@
 /* What the vector tiers' matrix products share: the view of a block, prefetching, and the walk over rows and tokens.
- * A block function computes BLOCK_ROWS rows (or one) times 1, 2 or BLOCK_TOKENS tokens; blocking never touches the order of
- * operations of one output element. Included by tier files only, after their flags are set. */
+ * A block function computes BLOCK_ROWS rows (or one) times 1, 2 or BLOCK_TOKENS tokens; blocking never touches the
+ * order of operations of one output element. Included by tier files only, after their flags are set. */
 #ifndef EM_CPU_GEMM_BLOCKS_H
 #define EM_CPU_GEMM_BLOCKS_H
 
@@ -48,9 +48,9 @@ EM_INLINE weight_row row_at(const em_matrix *w, em_dtype dtype, int64_t row)
     return r;
 }
 
-/* The next block of n_r rows lies right behind this one; while one group of columns is computed, as many bytes of it are
- * fetched. Hardware follows four short streams poorly: this is worth a third of the speed from memory. The addresses may
- * run past the matrix, which a prefetch forgives. Single rows are left-overs. */
+/* The next block of n_r rows lies right behind this one; while one group of columns is computed, as many bytes of it
+ * are fetched. Hardware follows four short streams poorly: this is worth a third of the speed from memory. The
+ * addresses may run past the matrix, which a prefetch forgives. Single rows are left-overs. */
 EM_INLINE void prefetch_step(em_dtype dtype, int n_r, weight_row first, int64_t cols, int64_t k)
 {
     uintptr_t p = (uintptr_t)first.codes + (uintptr_t)(n_r * (cols + k) * half_bytes(dtype) / 2);

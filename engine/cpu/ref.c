@@ -51,9 +51,7 @@ static void widen_fp4(const em_matrix *w, int64_t row, int64_t col, int64_t n, f
 static void widen(const em_matrix *w, int64_t row, int64_t col, int64_t n, float *out)
 {
     switch (w->dtype) {
-    case EM_DTYPE_F32:
-        memcpy(out, (const float *)w->data + row * w->cols + col, (size_t)n * sizeof(float));
-        break;
+    case EM_DTYPE_F32: memcpy(out, (const float *)w->data + row * w->cols + col, (size_t)n * sizeof(float)); break;
     case EM_DTYPE_BF16: {
         const uint16_t *p = (const uint16_t *)w->data + row * w->cols + col;
         for (int64_t i = 0; i < n; i++)
@@ -92,8 +90,8 @@ static void dot_lanes(float acc[LANES], const float *a, const float *b, int64_t 
         acc[j] += a[i] * b[i];
 }
 
-void em_ref_gemm(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride, int64_t n_rows,
-                 float *y, int64_t y_stride)
+void em_ref_gemm(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride,
+                 int64_t n_rows, float *y, int64_t y_stride)
 {
     float block[BLOCK_COLS];
     for (int64_t m0 = 0; m0 < n_rows; m0 += BLOCK_TOKENS) {

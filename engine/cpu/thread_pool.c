@@ -1,7 +1,7 @@
-/* The pool hands out items by a compare-and-swap on one word, the ticket: job number in the upper half, next item in the
- * lower. A worker that slept through a job cannot take anything of the next one by mistake, because the job number it saw no
- * longer matches. The caller therefore waits only for items that were taken, never for workers that have not woken:
- * with more threads than CPUs a job costs no more than the caller doing it alone.
+/* The pool hands out items by a compare-and-swap on one word, the ticket: job number in the upper half, next item in
+ * the lower. A worker that slept through a job cannot take anything of the next one by mistake, because the job
+ * number it saw no longer matches. The caller therefore waits only for items that were taken, never for workers that
+ * have not woken: with more threads than CPUs a job costs no more than the caller doing it alone.
  *
  * Lock order: none; `lock` guards the two condition variables and is never held while an item runs. */
 #include "engine/cpu/thread_pool.h"

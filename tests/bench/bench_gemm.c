@@ -1,6 +1,6 @@
-/* How much of the machine's read rate the expert products reach with one token: FP4 experts of the released shape (or FP8
- * and BF16 matrices of the same shape) from a pool larger than every cache, visited in random order, all threads; reading
- * and multiplying take turns, the median of each counts. Prints one JSON object. */
+/* How much of the machine's read rate the expert products reach with one token: FP4 experts of the released shape (or
+ * FP8 and BF16 matrices of the same shape) from a pool larger than every cache, visited in random order, all threads;
+ * reading and multiplying take turns, the median of each counts. Prints one JSON object. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdbool.h>
@@ -23,8 +23,8 @@ typedef struct bench {
     size_t expert_bytes; /* of one expert's three matrices, padded to 64 */
     size_t pool_bytes;
     uint8_t *data;
-    uint32_t *order;           /* experts in the order of the visit */
-    em_matrix gate, up, down;  /* views of the expert being multiplied */
+    uint32_t *order;                          /* experts in the order of the visit */
+    em_matrix gate, up, down;                 /* views of the expert being multiplied */
     float *x, *hidden_gate, *hidden_up, *out; /* [n_tokens, DIM], [n_tokens, INTER] twice, [n_tokens, DIM] */
 } bench;
 
@@ -102,14 +102,17 @@ static void fill_item(void *ctx, int64_t item, int worker)
     (void)worker;
     for (size_t i = 0; i + 8 <= b->expert_bytes; i += 8) {
         s ^= s << 13, s ^= s >> 7, s ^= s << 17;
-        uint64_t v = b->dtype == EM_DTYPE_BF16 ? (s & 0x807F807F807F807Fu) | 0x3F003F003F003F00u : s & 0xBBBBBBBBBBBBBBBBu;
+        uint64_t v =
+            b->dtype == EM_DTYPE_BF16 ? (s & 0x807F807F807F807Fu) | 0x3F003F003F003F00u : s & 0xBBBBBBBBBBBBBBBBu;
         memcpy(p + i, &v, 8);
     }
     const uint8_t *at = p;
-    em_matrix m[3] = {view(b->dtype, INTER, DIM, &at), view(b->dtype, INTER, DIM, &at), view(b->dtype, DIM, INTER, &at)};
+    em_matrix m[3] = {view(b->dtype, INTER, DIM, &at), view(b->dtype, INTER, DIM, &at),
+                      view(b->dtype, DIM, INTER, &at)};
     for (int i = 0; i < 3; i++)
         if (m[i].scale)
-            memset((uint8_t *)(uintptr_t)m[i].scale, 120, matrix_bytes(&m[i]) - (size_t)m[i].rows * em_matrix_row_bytes(&m[i]));
+            memset((uint8_t *)(uintptr_t)m[i].scale, 120,
+                   matrix_bytes(&m[i]) - (size_t)m[i].rows * em_matrix_row_bytes(&m[i]));
 }
 
 static int prepare(bench *b, size_t want_bytes)
@@ -143,16 +146,19 @@ static void report(bench *b, double *read, double *mul)
     static const char *const dtypes[] = {"f32", "bf16", "fp8", "fp4"};
     double weights = (double)b->n_experts * 3 * DIM * INTER;
     double r = median_of(read, ROUNDS), g = median_of(mul, ROUNDS);
-    printf("{\"bench\": \"gemm\", \"tier\": \"%s\", \"dtype\": \"%s\", \"tokens\": %d, \"threads\": %d, \"pool_mib\": %.0f, "
+    printf("{\"bench\": \"gemm\", \"tier\": \"%s\", \"dtype\": \"%s\", \"tokens\": %d, \"threads\": %d, \"pool_mib\": "
+           "%.0f, "
            "\"read_gbps\": %.2f, \"weights_gbps\": %.2f, \"fraction_of_read\": %.3f, \"gflops\": %.1f}\n",
-           b->k.name, dtypes[b->dtype], b->n_tokens, em_pool_threads(b->pool), (double)b->pool_bytes / 1048576.0, r / 1e9,
-           g / 1e9, g / r, 2e-9 * weights * b->n_tokens * g / (double)b->pool_bytes);
+           b->k.name, dtypes[b->dtype], b->n_tokens, em_pool_threads(b->pool), (double)b->pool_bytes / 1048576.0,
+           r / 1e9, g / 1e9, g / r, 2e-9 * weights * b->n_tokens * g / (double)b->pool_bytes);
 }
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: bench_gemm [--pool-mib N] [--threads N] [--tokens 1..%d] [--tier c|avx2|avx512]\n"
-                    "                  [--dtype bf16|fp8|fp4]\n", MAX_TOKENS);
+    fprintf(stderr,
+            "usage: bench_gemm [--pool-mib N] [--threads N] [--tokens 1..%d] [--tier c|avx2|avx512]\n"
+            "                  [--dtype bf16|fp8|fp4]\n",
+            MAX_TOKENS);
     return 2;
 }
 
@@ -170,11 +176,14 @@ static int parse(int argc, char **argv, bench *b, size_t *pool_mib, int *n_threa
         else if (c == 'k')
             *flags &= strcmp(optarg, "c") == 0 ? 0 : strcmp(optarg, "avx2") == 0 ? EM_CPU_AVX2 : ~0u;
         else if (c == 'd')
-            b->dtype = strcmp(optarg, "fp8") == 0 ? EM_DTYPE_FP8 : strcmp(optarg, "bf16") == 0 ? EM_DTYPE_BF16 : EM_DTYPE_FP4;
+            b->dtype = strcmp(optarg, "fp8") == 0    ? EM_DTYPE_FP8
+                       : strcmp(optarg, "bf16") == 0 ? EM_DTYPE_BF16
+                                                     : EM_DTYPE_FP4;
         else
             return -EINVAL;
     }
-    bool fine = *pool_mib >= 1 && *pool_mib <= 1 << 20 && *n_threads >= 1 && b->n_tokens >= 1 && b->n_tokens <= MAX_TOKENS;
+    bool fine =
+        *pool_mib >= 1 && *pool_mib <= 1 << 20 && *n_threads >= 1 && b->n_tokens >= 1 && b->n_tokens <= MAX_TOKENS;
     return fine && optind == argc ? 0 : -EINVAL;
 }
 

@@ -1,4 +1,5 @@
-/* Times of the kernels of one table, one thread: products from 64 MiB of weights, the rest on one vector in the cache. */
+/* Times of the kernels of one table, one thread: products from 64 MiB of weights, the rest on one vector in the
+ * cache. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,19 +49,58 @@ static void bench_gemm(bench_data *d, const char *filter, double read_rate)
         }
 }
 
-static void run_dot(bench_data *d) { bench_sink = d->k->dot(d->x, d->y, VEC); }
-static void run_axpy(bench_data *d) { d->k->axpy(d->z, 0.5f, d->x, VEC); }
-static void run_sum_sq(bench_data *d) { bench_sink = d->k->sum_sq(d->x, VEC); }
-static void run_scale_mul(bench_data *d) { d->k->scale_mul(d->z, d->x, d->x, 0.5f, VEC); }
-static void run_swiglu(bench_data *d) { d->k->swiglu(d->z, d->x, d->x, 10.0f, 0.5f, VEC); }
-static void run_exp_sum(bench_data *d) { bench_sink = d->k->exp_sum(d->z, 0.5f, VEC); }
-static void run_max(bench_data *d) { bench_sink = d->k->max(d->x, VEC); }
-static void run_enc_e4m3(bench_data *d) { d->k->enc_e4m3_b32(d->x, VEC, d->codes, d->scales); }
-static void run_dec_e4m3(bench_data *d) { d->k->dec_e4m3_b32(d->codes, d->scales, VEC, d->z); }
-static void run_enc_e2m1(bench_data *d) { d->k->enc_e2m1_b32(d->x, VEC, d->codes, d->scales); }
-static void run_dec_e2m1(bench_data *d) { d->k->dec_e2m1_b32(d->codes, d->scales, VEC, d->z); }
-static void run_enc_e2m1_16(bench_data *d) { d->k->enc_e2m1_b16(d->x, VEC, d->codes, d->scales); }
-static void run_dec_e2m1_16(bench_data *d) { d->k->dec_e2m1_b16(d->codes, d->scales, VEC, d->z); }
+static void run_dot(bench_data *d)
+{
+    bench_sink = d->k->dot(d->x, d->y, VEC);
+}
+static void run_axpy(bench_data *d)
+{
+    d->k->axpy(d->z, 0.5f, d->x, VEC);
+}
+static void run_sum_sq(bench_data *d)
+{
+    bench_sink = d->k->sum_sq(d->x, VEC);
+}
+static void run_scale_mul(bench_data *d)
+{
+    d->k->scale_mul(d->z, d->x, d->x, 0.5f, VEC);
+}
+static void run_swiglu(bench_data *d)
+{
+    d->k->swiglu(d->z, d->x, d->x, 10.0f, 0.5f, VEC);
+}
+static void run_exp_sum(bench_data *d)
+{
+    bench_sink = d->k->exp_sum(d->z, 0.5f, VEC);
+}
+static void run_max(bench_data *d)
+{
+    bench_sink = d->k->max(d->x, VEC);
+}
+static void run_enc_e4m3(bench_data *d)
+{
+    d->k->enc_e4m3_b32(d->x, VEC, d->codes, d->scales);
+}
+static void run_dec_e4m3(bench_data *d)
+{
+    d->k->dec_e4m3_b32(d->codes, d->scales, VEC, d->z);
+}
+static void run_enc_e2m1(bench_data *d)
+{
+    d->k->enc_e2m1_b32(d->x, VEC, d->codes, d->scales);
+}
+static void run_dec_e2m1(bench_data *d)
+{
+    d->k->dec_e2m1_b32(d->codes, d->scales, VEC, d->z);
+}
+static void run_enc_e2m1_16(bench_data *d)
+{
+    d->k->enc_e2m1_b16(d->x, VEC, d->codes, d->scales);
+}
+static void run_dec_e2m1_16(bench_data *d)
+{
+    d->k->dec_e2m1_b16(d->codes, d->scales, VEC, d->z);
+}
 
 /* bytes: of the floats read and written, and of the codes */
 static const struct {
@@ -68,11 +108,19 @@ static const struct {
     void (*run)(bench_data *d);
     double bytes_per_value;
 } vec_ops[] = {
-    {"dot", run_dot, 8},           {"axpy", run_axpy, 12},           {"sum_sq", run_sum_sq, 4},
-    {"scale_mul", run_scale_mul, 12}, {"swiglu", run_swiglu, 12},    {"exp_sum", run_exp_sum, 8},
-    {"max", run_max, 4},           {"enc_e4m3_b32", run_enc_e4m3, 5}, {"dec_e4m3_b32", run_dec_e4m3, 5},
-    {"enc_e2m1_b32", run_enc_e2m1, 4.5}, {"dec_e2m1_b32", run_dec_e2m1, 4.5},
-    {"enc_e2m1_b16", run_enc_e2m1_16, 4.5}, {"dec_e2m1_b16", run_dec_e2m1_16, 4.5},
+    {"dot", run_dot, 8},
+    {"axpy", run_axpy, 12},
+    {"sum_sq", run_sum_sq, 4},
+    {"scale_mul", run_scale_mul, 12},
+    {"swiglu", run_swiglu, 12},
+    {"exp_sum", run_exp_sum, 8},
+    {"max", run_max, 4},
+    {"enc_e4m3_b32", run_enc_e4m3, 5},
+    {"dec_e4m3_b32", run_dec_e4m3, 5},
+    {"enc_e2m1_b32", run_enc_e2m1, 4.5},
+    {"dec_e2m1_b32", run_dec_e2m1, 4.5},
+    {"enc_e2m1_b16", run_enc_e2m1_16, 4.5},
+    {"dec_e2m1_b16", run_dec_e2m1_16, 4.5},
 };
 
 static void bench_vec(bench_data *d, const char *filter, double read_rate)

@@ -9,7 +9,7 @@
 typedef struct quantiser {
     const char *name;
     int block, codes_per_byte;
-    void (*enc[2])(const float *x, int64_t n, uint8_t *codes, uint8_t *scales);              /* plain C, tier */
+    void (*enc[2])(const float *x, int64_t n, uint8_t *codes, uint8_t *scales); /* plain C, tier */
     void (*dec[2])(const uint8_t *codes, const uint8_t *scales, int64_t n, float *y);
 } quantiser;
 
@@ -68,6 +68,26 @@ static void enc_once(check *c, const quantiser *q, const float *x, int64_t n)
     }
 }
 
+/* What is not finite: the same scales, and NaN in the same places. */
+static void enc_special(check *c, const quantiser *q)
+{
+    for (int i = 0; i < 64; i++) {
+        float x[128], y[2][128];
+        uint8_t codes[128], scales[2][8];
+        fill_floats(c, FILL_RANDOM, x, 128);
+        int64_t at = rnd_below(c, 128);
+        x[at] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
+        set_args(c, "%s with %g at %lld", q->name, (double)x[at], (long long)at);
+        for (int j = 0; j < 2; j++) {
+            q->enc[j](x, 128, codes, scales[j]);
+            q->dec[j](codes, scales[j], 128, y[j]);
+        }
+        expect_bytes(c, scales[1], scales[0], (size_t)(128 / q->block), "scales");
+        for (int k = 0; k < 128; k++)
+            expect_near(c, y[1][k], y[0][k], 0, k);
+    }
+}
+
 void check_enc(check *c)
 {
     quantiser q[N_QUANTISERS];
@@ -84,6 +104,8 @@ void check_enc(check *c)
                 enc_once(c, &q[i], x, n);
                 guarded_free(x);
             }
+    for (int i = 0; i < N_QUANTISERS; i++)
+        enc_special(c, &q[i]);
 }
 
 /* All codes under all scales, NaN among them. */

@@ -105,7 +105,8 @@ void check_gemm(check *c)
         for (const int64_t *cols = check_sizes; *cols; cols++)
             for (int fill = 0; fill < N_FILLS; fill++) {
                 int scales = fill == FILL_DENORMAL || fill == FILL_LARGE ? SCALES_USUAL : (int)rnd_below(c, 3);
-                em_matrix w = make_matrix(c, (em_dtype)dtype, 1 + rnd_below(c, *cols > 1000 ? 9 : 70), *cols, scales, false);
+                em_matrix w =
+                    make_matrix(c, (em_dtype)dtype, 1 + rnd_below(c, *cols > 1000 ? 9 : 70), *cols, scales, false);
                 gemm_once(c, &w, 1 + rnd_below(c, 9), fill);
                 free_matrix(&w);
             }
@@ -128,8 +129,9 @@ static void bits_once(check *c, em_matrix *w, int64_t max_m)
         for (int64_t begin = 0; begin < n; begin++)
             for (int64_t end = begin + 1; end <= n; end++) {
                 int64_t first = rnd_below(c, max_m - n_m + 1);
-                set_args(c, "%s rows %lld..%lld cols %lld tokens %lld tile %dx%d", dtype_names[w->dtype], (long long)begin,
-                         (long long)end, (long long)w->cols, (long long)n_m, w->scale_rows, w->scale_cols);
+                set_args(c, "%s rows %lld..%lld cols %lld tokens %lld tile %dx%d", dtype_names[w->dtype],
+                         (long long)begin, (long long)end, (long long)w->cols, (long long)n_m, w->scale_rows,
+                         w->scale_cols);
                 c->tier->gemm[w->dtype](w, begin, end, x + first * stride, stride, n_m, y, n);
                 for (int64_t m = 0; m < n_m; m++)
                     expect_bytes(c, y + m * n + begin, alone + (first + m) * n + begin,
@@ -185,7 +187,8 @@ void check_gemm_nan(check *c)
             c->tier->gemm[dtype](&w, 0, 9, x, w.cols, 3, y, 9);
             set_args(c, "%s cols %lld NaN in row %lld", dtype_names[dtype], (long long)w.cols, (long long)bad);
             for (int64_t i = 0; i < 27; i++)
-                expect_true(c, !!isnan(y[i]) == (i / 9 == 1 || i % 9 / per_row == bad / per_row), "NaN in the wrong place");
+                expect_true(c, !!isnan(y[i]) == (i / 9 == 1 || i % 9 / per_row == bad / per_row),
+                            "NaN in the wrong place");
             guarded_free(x);
             free_matrix(&w);
         }
@@ -202,8 +205,8 @@ void check_row_f32(check *c)
                 float *got = guarded_alloc((size_t)w.cols * sizeof(float));
                 float *want = guarded_alloc((size_t)w.cols * sizeof(float));
                 for (int64_t row = 0; row < w.rows; row++) {
-                    set_args(c, "%s row %lld cols %lld tile %dx%d", dtype_names[dtype], (long long)row, (long long)w.cols,
-                             w.scale_rows, w.scale_cols);
+                    set_args(c, "%s row %lld cols %lld tile %dx%d", dtype_names[dtype], (long long)row,
+                             (long long)w.cols, w.scale_rows, w.scale_cols);
                     c->ref->row_f32(&w, row, want);
                     c->tier->row_f32(&w, row, got);
                     for (int64_t i = 0; i < w.cols; i++)

@@ -38,8 +38,7 @@ void guarded_free(void *p);
 
 /* ---- comparing ---- */
 
-__attribute__((format(printf, 2, 3)))
-void set_args(check *c, const char *fmt, ...);
+__attribute__((format(printf, 2, 3))) void set_args(check *c, const char *fmt, ...);
 
 /* |got - want| <= tol, or both NaN, or equal. */
 void expect_near(check *c, float got, float want, double tol, int64_t idx);

@@ -86,7 +86,8 @@ START_TEST(e2m1)
     for (int c = 0; c < 16; c++) {
         ck_assert_double_eq((double)em_e2m1_to_f32((uint8_t)c), e2m1_value(c));
         ck_assert_uint_eq(em_f32_to_e2m1(em_e2m1_to_f32((uint8_t)c)), c);
-        ck_assert_double_eq((double)em_e2m1_to_f32((uint8_t)(c | 0xA0)), e2m1_value(c)); /* the other nibble is no matter */
+        ck_assert_double_eq((double)em_e2m1_to_f32((uint8_t)(c | 0xA0)),
+                            e2m1_value(c)); /* the other nibble is no matter */
     }
     /* spec 3.5: ties down at 0.25, 1.25, 2.5, 5; up at 0.75, 1.75, 3.5 */
     static const float ties[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
@@ -157,7 +158,8 @@ START_TEST(spec_scales)
         float amax;
         int e4m3_exp, e2m1_exp;
         float e2m1_scale;
-    } rows[] = {{0, -22, -126, 0x1p-9f}, {1.0f, -8, -2, 0.171875f}, {3.7f, -6, 0, 0.625f}, {448, 0, 7, 72}, {449, 1, 7, 72}};
+    } rows[] = {
+        {0, -22, -126, 0x1p-9f}, {1.0f, -8, -2, 0.171875f}, {3.7f, -6, 0, 0.625f}, {448, 0, 7, 72}, {449, 1, 7, 72}};
     em_kernels k;
     for (unsigned flags = 0; flags <= (EM_CPU_AVX2 | EM_CPU_AVX512); flags++) {
         if (flags & ~em_cpu_flags())
@@ -191,8 +193,14 @@ START_TEST(rows)
         em_kernels_init(&k, flags);
         for (int scale = 0; scale < 256; scale++) {
             uint8_t scales[1] = {(uint8_t)scale};
-            em_matrix w = {.dtype = EM_DTYPE_FP8, .rows = 1, .cols = 256, .data = codes, .scale = scales, .scale_rows = 1,
-                           .scale_cols = 256, .scale_stride = 1};
+            em_matrix w = {.dtype = EM_DTYPE_FP8,
+                           .rows = 1,
+                           .cols = 256,
+                           .data = codes,
+                           .scale = scales,
+                           .scale_rows = 1,
+                           .scale_cols = 256,
+                           .scale_stride = 1};
             k.row_f32(&w, 0, y);
             for (int c = 0; c < 256; c++) {
                 float want = em_e4m3_to_f32((uint8_t)c) * em_e8m0_to_f32((uint8_t)scale);

@@ -1,5 +1,5 @@
-/* The pool: every item once, whoever is asleep; no CPU time while idle; fewer CPUs than threads; what the control groups
- * grant. */
+/* The pool: every item once, whoever is asleep; no CPU time while idle; fewer CPUs than threads; what the control
+ * groups grant. */
 #include <check.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -20,9 +20,9 @@ enum { MAX_ITEMS = 5000, MAX_WORKERS = 64 };
 typedef struct job {
     int64_t n_items;
     int n_workers;
-    int times[MAX_ITEMS];               /* plain: each item has one writer */
-    int by_worker[MAX_WORKERS];         /* plain: each worker has its own */
-    atomic_int inside[MAX_WORKERS];     /* whether the worker is in an item */
+    int times[MAX_ITEMS];           /* plain: each item has one writer */
+    int by_worker[MAX_WORKERS];     /* plain: each worker has its own */
+    atomic_int inside[MAX_WORKERS]; /* whether the worker is in an item */
     atomic_int wrong;
 } job;
 
@@ -69,7 +69,7 @@ START_TEST(every_item_once)
 }
 END_TEST
 
-/* Jobs of all sizes with pauses of all lengths between them: workers spinning, falling asleep, sleeping, waking late. */
+/* Jobs of all sizes with pauses of all lengths between them: workers that spin, fall asleep, sleep, wake late. */
 START_TEST(pauses)
 {
     em_pool *pool;
