@@ -143,7 +143,7 @@ static int set_int(em_config *c, const em_option *o, const char *text, const cha
                             o->kind == EM_OPTION_BYTES ? "size like 4096, 512M or 2G" : "whole number");
     if (errno == ERANGE || (shift && (v > (INT64_MAX >> shift) || v < 0)))
         return out_of_range(o, text, where, err);
-    int64_t value = (int64_t)v << shift;
+    int64_t value = (int64_t)v * ((int64_t)1 << shift);
     if (value < o->min || value > o->max)
         return out_of_range(o, text, where, err);
     memcpy((char *)c + o->offset, &value, sizeof(value));

@@ -199,7 +199,7 @@ class Generate(Case):
     def test_text(self):
         r = self.generate("--max-tokens", "3", "ab")
         self.assertEqual((0, b"t0 t99 t100 \n"), (r.returncode, r.stdout))
-        self.assertRegex(r.stderr, rb"^stub: end generate .*\n$")  # the stub's own line and nothing else
+        self.assertRegex(r.stderr, rb"^stub: begin generate\nstub: end generate .*\n$")  # the stub's own line and nothing else
         r = self.generate("--max-tokens", "3", "-", stdin=b"ab")
         self.assertEqual((0, b"t0 t99 t100 \n"), (r.returncode, r.stdout))
         r = self.generate("--max-tokens", "2", "--", "--ab")

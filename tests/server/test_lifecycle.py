@@ -67,6 +67,7 @@ class Draining(Case):
         c = s.connect(timeout=20)
         self.addCleanup(c.sock.close)
         c.send_request("POST", "/v1/completions", body, {"X-Request-Id": name})
+        s.wait_line("stub: begin %s$" % name)
         return c
 
     def test_idle(self):
@@ -108,7 +109,6 @@ class Draining(Case):
         with Server("--max-num-seqs", "1", "stub:step_us=50000") as s:
             body = {"prompt": [300], "max_tokens": 5}
             running = [self.start(s, body, "r%d" % i) for i in range(3)]
-            time.sleep(0.1)
             s.send_signal(signal.SIGTERM)
             for c in running:
                 self.assertEqual(200, c.read_answer().status)
@@ -150,7 +150,6 @@ class Draining(Case):
     def test_many_streams_at_the_end(self):
         with Server("--drain-timeout", "0.3", "--max-num-seqs", "64", "stub:") as s:
             held = [self.start(s, {"prompt": [STALL], "stream": i % 2 == 0}, "r%d" % i) for i in range(200)]
-            time.sleep(0.3)
             self.assertEqual(0, s.stop(timeout=10))
             self.assertEqual(200, len(held))
 

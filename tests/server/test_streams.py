@@ -45,6 +45,7 @@ class Streams(Case):
             for _ in range(events):
                 next(stream)
         else:
+            self.server.wait_line("stub: begin %s$" % request_id)
             time.sleep(2.5 * STEP)
         since = time.monotonic()
         how(c)

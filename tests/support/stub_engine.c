@@ -2,7 +2,7 @@
  *
  * The model folder is a script: "stub:load_ms=500,step_us=1000,fail_load=1". The answer to a prompt is its ids again and
  * again, as text "t300 ". The first id of a prompt may ask for something special, see PROMPT_*. Each request that ends
- * writes a line to stderr: "stub: end ID finish=2 tokens=8 step=17". */
+ * writes a line to stderr: "stub: end ID finish=2 tokens=8 step=17", each that is taken "stub: begin ID". */
 #include "engine/engine.h"
 
 #include <errno.h>
@@ -300,6 +300,7 @@ int em_engine_submit(em_engine *e, em_request *r, em_sink sink, uint64_t *ret_id
     while (*tail)
         tail = &(*tail)->next;
     if (result == 0) {
+        dprintf(STDERR_FILENO, "stub: begin %s\n", r->id);
         l->id = *ret_id = ++e->next_id;
         *tail = l;
     }
