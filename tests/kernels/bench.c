@@ -37,7 +37,7 @@ static void bench_gemm(bench_data *d, const char *filter, double read_rate)
             if (!strstr(op, filter))
                 continue;
             d->w.dtype = (em_dtype)dtype;
-            d->w.rows = (int64_t)(WEIGHT_BYTES / em_matrix_row_bytes(&d->w)) / tokens[t];
+            d->w.rows = (int64_t)(WEIGHT_BYTES / em_matrix_row_bytes(&d->w));
             d->w.scale_rows = dtype == EM_DTYPE_FP8 ? 32 : 1;
             double ns[ROUNDS];
             for (int i = 0; i < ROUNDS; i++) {
