@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/file.h"
 #include "engine/formats.h"
 #include "engine/weights.h"
 #include "tests/support/fixtures.h"
+#include "tests/tools/model_writer.h"
 
 static em_model_config cfg;
 static em_st_set *set;
@@ -159,6 +161,98 @@ START_TEST(bundled_model_and_alignment)
 }
 END_TEST
 
+/* --- other ways to store the same ------------------------------------------------------------------------------ */
+
+static char dir[64];
+
+static void write_tiny(void)
+{
+    model_spec spec;
+    strcpy(dir, "/tmp/em-weights-XXXXXX");
+    ck_assert(mkdtemp(dir));
+    ck_assert_int_eq(model_spec_preset(&spec, "tiny", 21), 0);
+    ck_assert_msg(model_write(dir, &spec, NULL, &err) == 0, "%s", err.text);
+}
+
+static void remove_tiny(void)
+{
+    char cmd[128];
+    snprintf(cmd, sizeof(cmd), "rm -rf '%s'", dir);
+    ck_assert_int_eq(system(cmd), 0);
+}
+
+/* Replaces every occurrence in the first `limit` bytes of a file by a text of the same length. */
+static int patch(const char *file, size_t limit, const char *from, const char *to)
+{
+    char path[128], *text;
+    size_t size, len = strlen(from);
+    int n = 0;
+    ck_assert_uint_eq(len, strlen(to));
+    snprintf(path, sizeof(path), "%s/%s", dir, file);
+    ck_assert_int_eq(em_file_read(path, 1 << 26, &text, &size, &err), 0);
+    for (size_t i = 0; i + len <= size && i < limit; i++)
+        if (memcmp(text + i, from, len) == 0) {
+            memcpy(text + i, to, len);
+            n++;
+        }
+    FILE *f = fopen(path, "wb");
+    ck_assert(f && fwrite(text, 1, size, f) == size && fclose(f) == 0);
+    free(text);
+    return n;
+}
+
+#define HEADER 30000 /* bytes: within the JSON of the tiny model */
+
+START_TEST(storage_spellings)
+{
+    write_tiny();
+    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"dtype\":\"F8_E8M0\"", "\"dtype\":     \"U8\""), 50); /* scales as U8 */
+    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"I8\"", "\"U8\""), 50);                               /* FP4 as U8 */
+    load(dir);
+    check_matrix(&w->layers[0].wq_a, EM_DTYPE_FP8, 32, 64);
+    check_matrix(&w->layers[5].experts[3].w2, EM_DTYPE_FP4, 64, 32);
+    ck_assert_ptr_nonnull(w->layers[1].engram->scales);
+    unload();
+    /* F4 counts columns where I8 counts bytes */
+    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"U8\",\"shape\":[32,32]", "\"F4\",\"shape\":[32,64]"), 20);
+    load(dir);
+    const em_matrix *m = &w->layers[2].experts[1].w1;
+    check_matrix(m, EM_DTYPE_FP4, 32, 64);
+    ck_assert(m->scale_rows == 1 && m->scale_cols == 32 && m->scale_stride == 2);
+    unload();
+    remove_tiny();
+}
+END_TEST
+
+START_TEST(tiles_without_a_config)
+{
+    write_tiny();
+    ck_assert_int_eq(patch("config.json", 1 << 20, "quantization_config", "quantisation_config"), 1);
+    load(dir);
+    ck_assert_int_eq(cfg.fp8_block_rows, 0);
+    const em_matrix *m = &w->layers[0].wq_a;
+    check_matrix(m, EM_DTYPE_FP8, 32, 64);
+    ck_assert(m->scale_rows == 32 && m->scale_cols == 32); /* from the shape of the scale alone */
+    check_matrix(&w->layers[0].experts[0].w1, EM_DTYPE_FP4, 32, 64);
+    unload();
+    /* one scale for 64 columns: [1,2] of wq_a becomes [2,1], tiles of 16 rows and 64 columns */
+    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"F8_E8M0\",\"shape\":[1,2]", "\"F8_E8M0\",\"shape\":[2,1]"), 5);
+    load(dir);
+    m = &w->layers[0].wq_a;
+    ck_assert(m->scale_rows == 16 && m->scale_cols == 64 && m->scale_stride == 1);
+    unload();
+    /* with the config back, its 32x32 decides and the shape is wrong */
+    ck_assert_int_eq(patch("config.json", 1 << 20, "quantisation_config", "quantization_config"), 1);
+    em_weights *none = NULL;
+    ck_assert_int_eq(em_model_config_load(dir, &cfg, &err), 0);
+    ck_assert_int_eq(em_st_open(dir, &set, &err), 0);
+    ck_assert_int_lt(em_weights_load(&cfg, set, &none, &err), 0);
+    ck_assert(strstr(err.text, "fits no tile"));
+    set = em_st_close(set);
+    remove_tiny();
+}
+END_TEST
+
 START_TEST(wrong_config_is_refused)
 {
     char path[1024];
@@ -196,6 +290,8 @@ int main(void)
     tcase_add_test(c, released_model);
     tcase_add_test(c, odd_model);
     tcase_add_test(c, bundled_model_and_alignment);
+    tcase_add_test(c, storage_spellings);
+    tcase_add_test(c, tiles_without_a_config);
     tcase_add_test(c, wrong_config_is_refused);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
