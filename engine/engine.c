@@ -60,12 +60,9 @@ static int check_opts(const em_engine_opts *opts, em_error *err)
         const char *name;
         int64_t value;
     } sizes[] = {
-        {"the number of threads", opts->n_threads},
-        {"the model length", opts->max_len},
-        {"the number of sequences", opts->max_seqs},
-        {"the number of batched tokens", opts->max_batch_tokens},
-        {"the size of the KV cache", opts->kv_cache_bytes},
-        {"the size of a KV block", opts->kv_block_tokens},
+        {"the number of threads", opts->n_threads},         {"the model length", opts->max_len},
+        {"the number of sequences", opts->max_seqs},        {"the number of batched tokens", opts->max_batch_tokens},
+        {"the size of the KV cache", opts->kv_cache_bytes}, {"the size of a KV block", opts->kv_block_tokens},
         {"the length of the queue", opts->max_queue},
     };
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
@@ -107,8 +104,7 @@ static int open_model(em_engine *e, const em_engine_opts *opts, em_error *err)
     int32_t vocab_size = em_model_get_config(e->model)->vocab_size;
     if (e->tok && em_tokenizer_size(e->tok) > vocab_size)
         return em_error_set(err, -EINVAL,
-                            "%s: tokenizer.json has %d tokens, but the model's vocab_size is %d: these files do not belong "
-                            "together.",
+                            "%s: tokenizer.json has %d tokens, vocab_size is %d: these files do not belong together.",
                             opts->model_dir, em_tokenizer_size(e->tok), vocab_size);
     return 0;
 }
@@ -178,8 +174,8 @@ int em_engine_open(const em_engine_opts *opts, em_engine **ret_engine, em_error 
     if (!rc)
         rc = em_stepper_new(e->model, e->queue, &e->rules, e->info.max_seqs, &e->stepper);
     if (rc) {
-        em_error_set(err, rc, "there is no memory for the request queue and the logits of %d sequences: lower "
-                     "--max-num-seqs.", e->info.max_seqs);
+        em_error_set(err, rc, "there is no memory for the logits of %d sequences: lower --max-num-seqs.",
+                     e->info.max_seqs);
         goto fail;
     }
     rc = start_thread(e, err);
@@ -243,7 +239,7 @@ static int check_fits(const em_engine *e, const em_request *r, em_error *err)
         int32_t n_blocks = em_kv_cache_blocks_for(kv, n_positions);
         if (n_blocks > em_kv_cache_blocks(kv))
             return em_error_set(err, -E2BIG,
-                                "prompt %d and its answer need %d tokens of KV cache, but it holds %lld: shorten the prompt, "
+                                "prompt %d and its answer need %d tokens of KV cache, but it holds %lld: shorten it, "
                                 "lower max_tokens, or start with a larger --kv-cache-bytes.",
                                 i, n_positions, (long long)em_kv_cache_blocks(kv) * em_kv_cache_block_tokens(kv));
     }

@@ -10,11 +10,11 @@
 
 struct em_kv_cache {
     int32_t n_slots, n_blocks, block_tokens;
-    int32_t *free_slot;  /* [n_slots] stack */
+    int32_t *free_slot; /* [n_slots] stack */
     int32_t n_free_slots;
     int32_t *free_block; /* [n_blocks] stack */
     int32_t n_free_blocks;
-    uint32_t *refs;      /* [n_blocks] sequences that hold the block; 0: it is on the stack */
+    uint32_t *refs; /* [n_blocks] sequences that hold the block; 0: it is on the stack */
 };
 
 int em_kv_cache_new(int32_t n_slots, int32_t n_blocks, int32_t block_tokens, em_kv_cache **ret_cache)

@@ -12,12 +12,12 @@ static int check_prompt(const em_prompt *p, int32_t prompt_idx, const em_engine_
     if (!p->ids || p->n_ids < 1)
         return em_error_set(err, -EINVAL, "prompt %d is empty: give it at least one token.", prompt_idx);
     if (p->n_ids > info->max_len)
-        return em_error_set(err, -EINVAL, "prompt %d has %d tokens, but the model's length is %d: shorten it.", prompt_idx,
-                            p->n_ids, info->max_len);
+        return em_error_set(err, -EINVAL, "prompt %d has %d tokens, but the model's length is %d: shorten it.",
+                            prompt_idx, p->n_ids, info->max_len);
     for (int32_t i = 0; i < p->n_ids; i++) {
         if (p->ids[i] < 0 || p->ids[i] >= info->vocab_size)
-            return em_error_set(err, -EINVAL, "token %d of prompt %d is %d, which is not in the vocabulary (0 to %d).", i,
-                                prompt_idx, p->ids[i], info->vocab_size - 1);
+            return em_error_set(err, -EINVAL, "token %d of prompt %d is %d, which is not in the vocabulary (0 to %d).",
+                                i, prompt_idx, p->ids[i], info->vocab_size - 1);
     }
     return 0;
 }
@@ -25,7 +25,8 @@ static int check_prompt(const em_prompt *p, int32_t prompt_idx, const em_engine_
 static int check_sampling(const em_sampling *s, em_error *err)
 {
     if (!isfinite(s->temperature) || s->temperature < 0)
-        return em_error_set(err, -EINVAL, "temperature is %g: it must be a number of 0 or more.", (double)s->temperature);
+        return em_error_set(err, -EINVAL, "temperature is %g: it must be a number of 0 or more.",
+                            (double)s->temperature);
     if (!(s->top_p >= 0 && s->top_p <= 1))
         return em_error_set(err, -EINVAL, "top_p is %g: it must lie between 0 and 1.", (double)s->top_p);
     if (s->top_k < -1)
@@ -60,8 +61,9 @@ int em_request_check(const em_request *r, const em_engine_info *info, em_error *
     if (r->n_prompts < 1 || !r->prompts)
         return em_error_set(err, -EINVAL, "the request has no prompt: give at least one.");
     if (r->n < 1 || (int64_t)r->n * r->n_prompts > EM_REQUEST_MAX_CHOICES)
-        return em_error_set(err, -EINVAL, "n is %d with %d prompts: n must be at least 1, and both together at most %d.",
-                            r->n, r->n_prompts, EM_REQUEST_MAX_CHOICES);
+        return em_error_set(err, -EINVAL,
+                            "n is %d with %d prompts: n must be at least 1, and both together at most %d.", r->n,
+                            r->n_prompts, EM_REQUEST_MAX_CHOICES);
     for (int32_t i = 0; i < r->n_prompts; i++) {
         int rc = check_prompt(&r->prompts[i], i, info, err);
         if (rc)
@@ -70,9 +72,11 @@ int em_request_check(const em_request *r, const em_engine_info *info, em_error *
     if (r->max_tokens < 0)
         return em_error_set(err, -EINVAL, "max_tokens is %d: it must be 0 or more.", r->max_tokens);
     if (r->logprobs < -1 || r->logprobs > EM_MAX_LOGPROBS)
-        return em_error_set(err, -EINVAL, "logprobs is %d: it must lie between 0 and %d.", r->logprobs, EM_MAX_LOGPROBS);
+        return em_error_set(err, -EINVAL, "logprobs is %d: it must lie between 0 and %d.", r->logprobs,
+                            EM_MAX_LOGPROBS);
     if (r->prompt_logprobs && r->logprobs < 0)
-        return em_error_set(err, -EINVAL, "prompt logprobs were asked for without logprobs: set logprobs to 0 or more.");
+        return em_error_set(err, -EINVAL,
+                            "prompt logprobs were asked for without logprobs: set logprobs to 0 or more.");
     int rc = check_sampling(&r->sampling, err);
     return rc ? rc : check_stops(r, info, err);
 }

@@ -12,16 +12,16 @@
 
 struct em_request_queue {
     pthread_mutex_t lock;
-    pthread_cond_t changed;      /* something for the step thread came */
+    pthread_cond_t changed; /* something for the step thread came */
     int32_t max_waiting, n_seats;
 
-    em_live *head, *tail;        /* arrivals the step thread has not seen */
-    int32_t n_arrived;           /* their choices */
-    int32_t n_waiting;           /* requests with a choice not let in yet, arrivals included */
+    em_live *head, *tail; /* arrivals the step thread has not seen */
+    int32_t n_arrived;    /* their choices */
+    int32_t n_waiting;    /* requests with a choice not let in yet, arrivals included */
     bool cancels, draining, closing;
 
     uint64_t next_id;
-    em_live *bucket[N_BUCKETS];  /* accepted requests that have not ended, by id */
+    em_live *bucket[N_BUCKETS]; /* accepted requests that have not ended, by id */
     em_engine_stats stats;
 };
 

@@ -11,12 +11,12 @@ typedef struct em_roster {
     em_kv_cache *kv;
     em_seq_rules rules;
 
-    em_live *lives;             /* accepted and not ended, in no order */
-    uint64_t next_deadline_ns;  /* no deadline lies before; UINT64_MAX: there is none */
+    em_live *lives;            /* accepted and not ended, in no order */
+    uint64_t next_deadline_ns; /* no deadline lies before; UINT64_MAX: there is none */
 
     em_seq *wait_head, *wait_tail; /* in order of arrival */
     int32_t n_waiting;
-    em_seq **running;           /* [max_seqs] in order of arrival */
+    em_seq **running; /* [max_seqs] in order of arrival */
     int32_t n_running, max_seqs;
     uint64_t next_serial;
 
@@ -24,7 +24,7 @@ typedef struct em_roster {
 
     /* since the roster was made, but n_left: since the owner set it to 0 */
     uint64_t n_ok, n_cancelled, n_failed; /* requests, by how they ended */
-    int32_t n_left;             /* requests that have no waiting choice any more */
+    int32_t n_left;                       /* requests that have no waiting choice any more */
 } em_roster;
 
 int em_roster_init(em_roster *ro, em_kv_cache *kv, const em_seq_rules *rules, int32_t max_seqs); /* -ENOMEM */

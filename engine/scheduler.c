@@ -38,7 +38,8 @@ static void add_run(const em_sched_seq *seqs, int32_t idx, const em_sched_budget
 }
 
 /* Counts the waiting sequences, from the first on, that fit into what is free. */
-static int32_t count_admitted(const em_sched_seq *seqs, int32_t n_seqs, int32_t n_running, const em_sched_budget *budget)
+static int32_t count_admitted(const em_sched_seq *seqs, int32_t n_seqs, int32_t n_running,
+                              const em_sched_budget *budget)
 {
     int32_t blocks_left = budget->free_blocks, n = 0;
     while (n < budget->free_slots && n_running + n < n_seqs && seqs[n_running + n].n_blocks <= blocks_left) {

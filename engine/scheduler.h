@@ -37,7 +37,7 @@ typedef struct em_sched_run {
 } em_sched_run;
 
 typedef struct em_plan {
-    int32_t n_admit;    /* that many of the waiting sequences, from the first, are let in */
+    int32_t n_admit; /* that many of the waiting sequences, from the first, are let in */
     int32_t n_runs, n_tokens, n_logits;
     em_sched_run *runs; /* room for one per sequence, the caller's */
 } em_plan;

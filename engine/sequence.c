@@ -260,20 +260,22 @@ int em_seq_push(em_seq *seq, const em_draw *draw, const em_seq_rules *rules)
     if (draw->id == rules->eos_id && !seq->live->request->ignore_eos)
         stopped = true;
     if (stopped)
-        em_seq_end(seq, EM_FINISH_STOP);
-    else if (seq->n_ids - seq->prompt->n_ids == seq->max_new)
-        em_seq_end(seq, EM_FINISH_LENGTH);
+        return em_seq_end(seq, EM_FINISH_STOP);
+    if (seq->n_ids - seq->prompt->n_ids == seq->max_new)
+        return em_seq_end(seq, EM_FINISH_LENGTH);
     return 0;
 }
 
-void em_seq_end(em_seq *seq, em_finish finish)
+int em_seq_end(em_seq *seq, em_finish finish)
 {
-    if (seq->detok && em_detok_finish(seq->detok) > 0) {
+    int rc = seq->detok ? em_detok_finish(seq->detok) : 0;
+    if (rc > 0) {
         seq->cut = true;
         if (finish == EM_FINISH_LENGTH)
             finish = EM_FINISH_STOP;
     }
     seq->finish = finish;
+    return rc < 0 ? rc : 0;
 }
 
 /* Held tokens, from the first, whose text is out by now; those without text follow the ones before them. */

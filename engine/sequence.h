@@ -22,7 +22,7 @@ typedef enum em_seq_state {
 /* A generated token whose text is not released yet. */
 typedef struct em_held_token {
     int32_t id;
-    bool has_text;       /* it brought bytes */
+    bool has_text; /* it brought bytes */
     bool has_logprob;
     float logprob;
     int32_t text_offset; /* characters of generated text before it */
@@ -32,21 +32,21 @@ typedef struct em_held_token {
 typedef struct em_seq {
     struct em_live *live;
     struct em_seq *prev, *next; /* in the list of waiting sequences */
-    uint64_t serial;          /* order of arrival over the engine's life; names the sequence in a prepared batch */
-    int32_t choice;           /* prompt * n + sample */
+    uint64_t serial;            /* order of arrival over the engine's life; names the sequence in a prepared batch */
+    int32_t choice;             /* prompt * n + sample */
     em_seq_state state;
 
     /* tokens: the prompt, then what was generated */
-    const em_prompt *prompt;  /* the request's */
-    int32_t *ids;             /* [n_prompt + max_new] */
+    const em_prompt *prompt; /* the request's */
+    int32_t *ids;            /* [n_prompt + max_new] */
     int32_t n_ids;
-    int32_t max_new;          /* tokens to generate at most */
-    int32_t pos;              /* positions computed; never above n_ids */
+    int32_t max_new; /* tokens to generate at most */
+    int32_t pos;     /* positions computed; never above n_ids */
     em_seq_kv kv;
 
     /* prompt logprobs, until their event is made */
-    em_event_token *scores;   /* [n_prompt] or NULL */
-    em_top_logprob *score_top;/* [n_prompt, n_top] */
+    em_event_token *scores;    /* [n_prompt] or NULL */
+    em_top_logprob *score_top; /* [n_prompt, n_top] */
 
     /* generated text */
     em_detok *detok;          /* NULL: the model has no tokenizer */
@@ -54,36 +54,36 @@ typedef struct em_seq {
     em_top_logprob *held_top; /* [cap_held, n_top] */
     em_event_token *out;      /* [cap_held] scratch for the event */
     int32_t n_held, cap_held;
-    int32_t n_out;            /* of the held ones, from the first: already in an event */
-    bool cut;                 /* a stop string ended the text */
+    int32_t n_out; /* of the held ones, from the first: already in an event */
+    bool cut;      /* a stop string ended the text */
 
-    em_finish finish;         /* NONE while tokens may follow */
-    em_event *spare;          /* the final event, should memory run out */
+    em_finish finish; /* NONE while tokens may follow */
+    em_event *spare;  /* the final event, should memory run out */
 } em_seq;
 
 typedef struct em_live {
     uint64_t id;
     em_request *request;
     em_sink sink;
-    int32_t n_seqs, n_open;     /* choices; those not finished */
-    int32_t n_waiting;          /* choices not let in yet */
+    int32_t n_seqs, n_open;         /* choices; those not finished */
+    int32_t n_waiting;              /* choices not let in yet */
     bool any_failed, any_cancelled; /* how its choices ended so far */
-    atomic_bool cancelled;      /* set by any thread, read at the start of a step */
+    atomic_bool cancelled;          /* set by any thread, read at the start of a step */
 
-    struct em_live *next;       /* request_queue: arrivals */
-    struct em_live *bucket_next;/* request_queue: requests by id */
+    struct em_live *next;                  /* request_queue: arrivals */
+    struct em_live *bucket_next;           /* request_queue: requests by id */
     struct em_live *prev_live, *next_live; /* step thread: all live requests */
-    struct em_live *next_output;/* step thread: requests with events of this step */
-    em_event *out_head, *out_tail; /* events of this step */
+    struct em_live *next_output;           /* step thread: requests with events of this step */
+    em_event *out_head, *out_tail;         /* events of this step */
 
-    em_seq seqs[];              /* [n_seqs] */
+    em_seq seqs[]; /* [n_seqs] */
 } em_live;
 
 /* Facts about the model that sequences need. */
 typedef struct em_seq_rules {
     const em_tokenizer *tok; /* NULL: none */
     int32_t vocab_size, max_len;
-    int32_t eos_id;          /* -1: none */
+    int32_t eos_id; /* -1: none */
 } em_seq_rules;
 
 /* Takes the request over on success. The request must have passed em_request_check. -ENOMEM. */
@@ -122,8 +122,9 @@ typedef struct em_draw {
 
 /* Appends a token: feeds its text, sets finish when the answer is complete. -ENOMEM. */
 int em_seq_push(em_seq *seq, const em_draw *draw, const em_seq_rules *rules);
-/* Ends the text (held parts are released) for a reason found outside; may turn LENGTH into STOP. */
-void em_seq_end(em_seq *seq, em_finish finish);
+/* Ends the text (held parts are released) and sets finish; a stop string that completes only here turns LENGTH into
+ * STOP. -ENOMEM: the very end of the text is lost. */
+int em_seq_end(em_seq *seq, em_finish finish);
 /* Fills the EM_EVENT_TEXT draft with what is released now; false: there is nothing to tell. It borrows from seq until
  * the next call; the tokens in it are taken out. */
 bool em_seq_text_draft(em_seq *seq, em_event *ret_draft);

@@ -15,7 +15,7 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 
-#define IDLE_WAIT_NS 500000000          /* the heart beats at least this often */
+#define IDLE_WAIT_NS 500000000           /* the heart beats at least this often */
 #define LOGITS_BYTES (INT64_C(32) << 20) /* of the logits buffer, unless the running sequences need more */
 
 /* A run of the prepared batch. Sequences are compared by serial: an address may come back with another request. */
@@ -39,8 +39,8 @@ struct em_stepper {
     prepared_run *next_run; /* [max_seqs] */
 
     /* the prepared batch: of the next step, during a step of this one; n_seqs 0: none */
-    em_batch batch;         /* with room for max_seqs */
-    prepared_run *run;      /* [max_seqs] */
+    em_batch batch;           /* with room for max_seqs */
+    prepared_run *run;        /* [max_seqs] */
     em_engram_ticket *ticket; /* of its rows; NULL: not asked for */
 
     em_engine_stats stats;
@@ -251,7 +251,8 @@ static void fail_seq(em_stepper *s, em_seq *seq, int32_t pos, int rc)
 {
     em_error err;
     if (rc == -EDOM)
-        em_error_set(&err, rc, "the model's output behind token %d is not a number: the checkpoint or the machine is faulty.",
+        em_error_set(&err, rc,
+                     "the model's output behind token %d is not a number: the checkpoint or the machine is faulty.",
                      pos);
     else
         em_error_set(&err, rc, "the server is out of memory: try again later.");

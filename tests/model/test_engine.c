@@ -97,8 +97,11 @@ static void free_cases(void)
 
 static em_engine *open_engine(const char *dir, int32_t n_threads, int32_t max_seqs, int32_t max_batch_tokens)
 {
-    em_engine_opts opts = {.model_dir = dir, .n_threads = n_threads, .max_seqs = max_seqs,
-                           .max_batch_tokens = max_batch_tokens, .max_queue = 1000};
+    em_engine_opts opts = {.model_dir = dir,
+                           .n_threads = n_threads,
+                           .max_seqs = max_seqs,
+                           .max_batch_tokens = max_batch_tokens,
+                           .max_queue = 1000};
     em_engine *e = NULL;
     em_error err = {.text = ""};
     int rc = em_engine_open(&opts, &e, &err);
@@ -314,8 +317,8 @@ START_TEST(together_as_alone)
             em_request *r = mixed_request(seed, i);
             for (int k = 0; k < r->n; k++)
                 ck_assert_msg(choice_results_equal(collector_choice(alone[i], k), collector_choice(mixed[i], k)),
-                              "request %d choice %d changes with %d threads, %d sequences, %d tokens", i, k, shape[s][0],
-                              shape[s][1], shape[s][2]);
+                              "request %d choice %d changes with %d threads, %d sequences, %d tokens", i, k,
+                              shape[s][0], shape[s][1], shape[s][2]);
             em_request_free(r);
             collector_free(mixed[i]);
         }

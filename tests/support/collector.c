@@ -116,8 +116,8 @@ static void check_finish(collector *c, choice_result *r, const em_event *ev)
     for (int32_t i = 0; i < c->n_choices; i++)
         n_open += c->choice[i].finish == EM_FINISH_NONE;
     MUST(ev->last == (n_open == 0), "last is %d with %d open choices", ev->last, n_open);
-    MUST(ev->finish == EM_FINISH_ERROR || r->n_tokens == ev->completion_tokens, "%d tokens told, %d counted", r->n_tokens,
-         ev->completion_tokens);
+    MUST(ev->finish == EM_FINISH_ERROR || r->n_tokens == ev->completion_tokens, "%d tokens told, %d counted",
+         r->n_tokens, ev->completion_tokens);
 }
 
 static void on_event(void *ctx, em_event *ev)

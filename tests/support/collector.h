@@ -5,13 +5,13 @@
 #include "engine/engine.h"
 
 typedef struct choice_result {
-    char *text;             /* NUL-terminated */
+    char *text; /* NUL-terminated */
     size_t text_len;
     em_event_token *tokens; /* [n_tokens] generated; `top` owned, too */
     int32_t n_tokens;
     em_event_token *prompt; /* [n_prompt] from EM_EVENT_PROMPT */
     int32_t n_prompt;
-    int32_t n_events;       /* EM_EVENT_TEXT */
+    int32_t n_events; /* EM_EVENT_TEXT */
     em_finish finish;
     int32_t prompt_tokens, completion_tokens;
     char error[256];

@@ -49,8 +49,8 @@ collector *rig_run(em_engine *e, em_request *r)
 em_engine *rig_open(const stub_model *stub, int32_t max_seqs, int32_t max_batch_tokens, int32_t max_queue)
 {
     stub_model_set(stub);
-    em_engine_opts opts = {.model_dir = "stub", .max_seqs = max_seqs, .max_batch_tokens = max_batch_tokens,
-                           .max_queue = max_queue};
+    em_engine_opts opts = {
+        .model_dir = "stub", .max_seqs = max_seqs, .max_batch_tokens = max_batch_tokens, .max_queue = max_queue};
     em_engine *e = NULL;
     em_error err = {.text = ""};
     int rc = em_engine_open(&opts, &e, &err);
@@ -123,6 +123,6 @@ void rig_wait_idle(em_engine *e)
             return;
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
-    ck_abort_msg("still %d running, %d waiting, %d of %d blocks free", stats.running, stats.waiting, stats.kv_blocks_free,
-                 stats.kv_blocks);
+    ck_abort_msg("still %d running, %d waiting, %d of %d blocks free", stats.running, stats.waiting,
+                 stats.kv_blocks_free, stats.kv_blocks);
 }

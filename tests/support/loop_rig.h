@@ -27,9 +27,9 @@ void rig_hash_logits(void *ctx, const int32_t *tokens, int32_t n, float *row);
 typedef struct rig_gate {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int64_t allowed;  /* steps that may still pass */
-    int64_t arrived;  /* steps that came to the gate */
-    int fail;         /* error of the next step; then 0 again */
+    int64_t allowed; /* steps that may still pass */
+    int64_t arrived; /* steps that came to the gate */
+    int fail;        /* error of the next step; then 0 again */
 } rig_gate;
 
 void rig_gate_init(rig_gate *g);

@@ -28,9 +28,9 @@ struct em_model {
     em_tokenizer *tok;
     em_kv_cache *kv;
     int32_t max_seqs, max_batch_tokens;
-    slot_state *slot;      /* [max_seqs] */
-    int32_t *block_owner;  /* [n_blocks] slot that uses the block in this step */
-    bool *slot_used;       /* [max_seqs] in this step */
+    slot_state *slot;     /* [max_seqs] */
+    int32_t *block_owner; /* [n_blocks] slot that uses the block in this step */
+    bool *slot_used;      /* [max_seqs] in this step */
 };
 
 static stub_model next_stub;
@@ -58,8 +58,11 @@ int em_model_open(const em_model_opts *opts, em_model **ret_model, em_error *err
     em_model *m = calloc(1, sizeof(*m));
     MUST(m, "out of memory");
     m->stub = next_stub;
-    m->cfg = (em_model_config){.vocab_size = m->stub.vocab_size, .max_len = m->stub.max_len, .bos_id = -1,
-                               .eos_id = m->stub.eos_id, .pad_id = -1};
+    m->cfg = (em_model_config){.vocab_size = m->stub.vocab_size,
+                               .max_len = m->stub.max_len,
+                               .bos_id = -1,
+                               .eos_id = m->stub.eos_id,
+                               .pad_id = -1};
     m->max_seqs = opts->max_seqs;
     m->max_batch_tokens = opts->max_batch_tokens;
     m->slot = calloc((size_t)m->max_seqs, sizeof(*m->slot));

@@ -8,7 +8,7 @@
 typedef struct stub_model {
     const char *tokenizer_dir; /* NULL: none */
     int32_t vocab_size, max_len;
-    int32_t eos_id;            /* -1: none */
+    int32_t eos_id; /* -1: none */
     int32_t n_blocks, block_tokens;
     /* The logits behind tokens[0 .. n-1]: a function of these alone, so that batching cannot matter. */
     void (*logits)(void *ctx, const int32_t *tokens, int32_t n, float *row);
@@ -24,7 +24,7 @@ void stub_model_set(const stub_model *stub);
 typedef struct stub_counts {
     int32_t n_steps, n_tokens;
     int32_t max_seqs, max_tokens, max_logits; /* in one step */
-    int32_t n_asks; /* batches asked for ahead of the forward pass */
+    int32_t n_asks;                           /* batches asked for ahead of the forward pass */
 } stub_counts;
 stub_counts stub_model_counts(void);
 

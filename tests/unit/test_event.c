@@ -14,8 +14,17 @@ START_TEST(copies_everything)
         {.id = 7, .n_top = 1, .top = top + 2},
     };
     char text[] = "h\xc3\xa9\0llo", error[] = "it broke.";
-    em_event draft = {.kind = EM_EVENT_TEXT, .choice = 4, .text = text, .text_len = 7, .tokens = tokens, .n_tokens = 3,
-                      .finish = EM_FINISH_ERROR, .last = true, .prompt_tokens = 9, .completion_tokens = 3, .error = error};
+    em_event draft = {.kind = EM_EVENT_TEXT,
+                      .choice = 4,
+                      .text = text,
+                      .text_len = 7,
+                      .tokens = tokens,
+                      .n_tokens = 3,
+                      .finish = EM_FINISH_ERROR,
+                      .last = true,
+                      .prompt_tokens = 9,
+                      .completion_tokens = 3,
+                      .error = error};
     em_event *ev = em_event_new(&draft);
     ck_assert_ptr_nonnull(ev);
     memset(top, 0xff, sizeof(top));

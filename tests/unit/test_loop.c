@@ -15,8 +15,13 @@
 
 enum { VOCAB = 50, MAX_LEN = 200, BLOCK_TOKENS = 8, N_BLOCKS = 60 };
 
-static stub_model stub = {.vocab_size = VOCAB, .max_len = MAX_LEN, .eos_id = 7, .n_blocks = N_BLOCKS,
-                          .block_tokens = BLOCK_TOKENS, .logits = rig_hash_logits, .ctx = &stub};
+static stub_model stub = {.vocab_size = VOCAB,
+                          .max_len = MAX_LEN,
+                          .eos_id = 7,
+                          .n_blocks = N_BLOCKS,
+                          .block_tokens = BLOCK_TOKENS,
+                          .logits = rig_hash_logits,
+                          .ctx = &stub};
 static rig_gate gate;
 
 /* A stub whose steps wait at the gate; its logits still need the stub itself. */
@@ -399,8 +404,8 @@ static em_request *random_request(unsigned long long seed, uint32_t i)
     q->n = 1 + (int32_t)(r >> 16 & 1);
     q->ignore_eos = r >> 17 & 1;
     if (r >> 18 & 1)
-        q->sampling = (em_sampling){.temperature = 0.8f, .top_p = r >> 19 & 1 ? 0.9f : 1.0f,
-                                    .top_k = r >> 20 & 1 ? 20 : 0, .seed = r};
+        q->sampling = (em_sampling){
+            .temperature = 0.8f, .top_p = r >> 19 & 1 ? 0.9f : 1.0f, .top_k = r >> 20 & 1 ? 20 : 0, .seed = r};
     if (r >> 21 & 1) {
         q->logprobs = (int32_t)(r >> 22 & 3);
         q->prompt_logprobs = r >> 24 & 1;
@@ -440,7 +445,7 @@ START_TEST(together_as_alone)
         ck_assert_int_le(counts.max_tokens, shape[s][1]);
         ck_assert_int_le(counts.max_seqs, shape[s][0]);
         ck_assert_int_ge(counts.max_seqs, shape[s][0] < 8 ? shape[s][0] : 8); /* they did share steps */
-        ck_assert_int_ge(counts.n_asks, counts.n_steps); /* every batch was asked for ahead */
+        ck_assert_int_ge(counts.n_asks, counts.n_steps);                      /* every batch was asked for ahead */
         for (int i = 0; i < N_MIXED; i++) {
             em_request *r = random_request(seed, (uint32_t)i);
             for (int k = 0; k < r->n; k++)

@@ -77,8 +77,13 @@ static void setup(void)
         }
     }
     ck_assert_int_ge(other_special, 0);
-    stub = (stub_model){.tokenizer_dir = bundled_model_dir(), .vocab_size = VOCAB, .max_len = MAX_LEN, .eos_id = eos_id,
-                        .n_blocks = 64, .block_tokens = BLOCK_TOKENS, .logits = script_logits};
+    stub = (stub_model){.tokenizer_dir = bundled_model_dir(),
+                        .vocab_size = VOCAB,
+                        .max_len = MAX_LEN,
+                        .eos_id = eos_id,
+                        .n_blocks = 64,
+                        .block_tokens = BLOCK_TOKENS,
+                        .logits = script_logits};
     engine = rig_open(&stub, 4, 16, 100);
 }
 

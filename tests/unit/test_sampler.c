@@ -162,7 +162,8 @@ START_TEST(draws_follow_the_probabilities)
     }
     for (int i = 0; i < N; i++) {
         double want = DRAWS * p[i] / sum;
-        ck_assert_msg(fabs(count[i] - want) <= 5 * sqrt(want) + 1e-9, "token %d: %d draws, expected %g", i, count[i], want);
+        ck_assert_msg(fabs(count[i] - want) <= 5 * sqrt(want) + 1e-9, "token %d: %d draws, expected %g", i, count[i],
+                      want);
     }
     em_sampler_free(s);
 }
@@ -211,7 +212,8 @@ START_TEST(refuses_what_is_no_number)
     enum { N = 50 };
     em_sampler *s;
     ck_assert_int_eq(em_sampler_new(N, &s), 0);
-    const em_sampling hows[] = {{.temperature = 0, .top_p = 1}, {.temperature = 1, .top_p = 1}, {.temperature = 1, .top_p = 0.5f, .top_k = 3}};
+    const em_sampling hows[] = {
+        {.temperature = 0, .top_p = 1}, {.temperature = 1, .top_p = 1}, {.temperature = 1, .top_p = 0.5f, .top_k = 3}};
     const float bad[] = {NAN, -NAN, INFINITY};
     float logits[N], logprob;
     em_top_logprob top[2];

@@ -53,7 +53,8 @@ START_TEST(nobody_overtakes_at_the_door)
         {.draws = true, .goal = 4, .n_blocks = 1}, /* would */
     };
     em_sched_run runs[4];
-    em_plan p = plan_of(seqs, 4, (em_sched_budget){.n_tokens = 64, .n_logits = 8, .free_slots = 3, .free_blocks = 10}, runs);
+    em_plan p =
+        plan_of(seqs, 4, (em_sched_budget){.n_tokens = 64, .n_logits = 8, .free_slots = 3, .free_blocks = 10}, runs);
     ck_assert_int_eq(p.n_admit, 1);
     ck_assert_int_eq(p.n_runs, 2);
     p = plan_of(seqs, 4, (em_sched_budget){.n_tokens = 64, .n_logits = 8, .free_slots = 0, .free_blocks = 100}, runs);
@@ -87,7 +88,8 @@ END_TEST
 
 START_TEST(nothing_to_do)
 {
-    em_plan p = plan_of(NULL, 0, (em_sched_budget){.n_tokens = 8, .n_logits = 8, .free_slots = 4, .free_blocks = 4}, NULL);
+    em_plan p =
+        plan_of(NULL, 0, (em_sched_budget){.n_tokens = 8, .n_logits = 8, .free_slots = 4, .free_blocks = 4}, NULL);
     ck_assert_int_eq(p.n_runs, 0);
     ck_assert_int_eq(p.n_admit, 0);
     ck_assert_int_eq(p.n_tokens, 0);
