@@ -20,6 +20,7 @@ typedef struct em_backend_shape {
     int32_t max_len;          /* tokens of one sequence */
     int32_t max_batch_tokens; /* tokens of one step */
     int32_t n_slots;          /* sequences with state */
+    int32_t n_snapshots;      /* saved copies of a slot, addressed as slots n_slots .. n_slots + n_snapshots - 1 */
     int32_t n_blocks;         /* KV blocks */
     int32_t block_tokens;     /* positions of one block; a multiple of every ratio */
 } em_backend_shape;
@@ -39,6 +40,10 @@ struct em_backend {
     void (*moe)(em_backend *be, int32_t layer);                         /* x -> y */
     void (*hc_post)(em_backend *be, int32_t layer, em_site site);       /* expand: y -> streams */
     int (*head)(em_backend *be, float *logits, em_error *err);          /* [n_logits, vocab] */
+
+    /* state, between steps: what a fork or a resumed prefix needs. Slots and snapshots count as one range. */
+    void (*copy_slot)(em_backend *be, int32_t from, int32_t to);
+    void (*copy_block)(em_backend *be, int32_t from, int32_t to);
 
     void (*close)(em_backend *be); /* NULL never */
 };

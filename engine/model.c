@@ -106,6 +106,16 @@ int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_tick
     return em_engram_ask(m->engram, m->suffix, batch->n_tokens, ret_ticket);
 }
 
+void em_model_copy_slot(em_model *m, int32_t from, int32_t to)
+{
+    m->backend->copy_slot(m->backend, from, to);
+}
+
+void em_model_copy_block(em_model *m, int32_t from, int32_t to)
+{
+    m->backend->copy_block(m->backend, from, to);
+}
+
 /* --- opening ------------------------------------------------------------------------------------------------ */
 
 static void progress(const em_model *m, const char *phase, double fraction)
@@ -209,6 +219,7 @@ static int plan_shape(em_model *m, const em_model_opts *opts, em_error *err)
     sh->max_len = opts->max_len ? opts->max_len : cfg->max_len;
     sh->max_batch_tokens = opts->max_batch_tokens;
     sh->n_slots = opts->max_seqs;
+    sh->n_snapshots = opts->max_snapshots;
     int32_t lcm = 1;
     for (int32_t s = 0; s < cfg->n_kv_sources; s++) {
         int32_t ratio = cfg->role[cfg->kv_source_layer[s]].ratio;
@@ -237,6 +248,8 @@ static int check_opts(const em_model_opts *opts, em_error *err)
 {
     if (opts->max_seqs < 1 || opts->max_seqs > 1 << 16)
         return em_error_set(err, -EINVAL, "--max-num-seqs %d is outside 1 .. 65536", opts->max_seqs);
+    if (opts->max_snapshots < 0 || opts->max_snapshots > 1 << 20)
+        return em_error_set(err, -EINVAL, "%d snapshots of sequences are outside 0 .. 1048576", opts->max_snapshots);
     if (opts->max_batch_tokens < 1 || opts->max_batch_tokens > 1 << 17)
         return em_error_set(err, -EINVAL, "--max-num-batched-tokens %d is outside 1 .. 131072", opts->max_batch_tokens);
     if (opts->n_threads < 0 || opts->n_threads > 1024)
@@ -356,5 +369,5 @@ uint64_t em_model_weight_bytes(const em_model *m)
 uint64_t em_model_kv_bytes(const em_model *m)
 {
     em_state_bytes b = em_cpu_state_bytes(&m->cfg, m->shape.block_tokens);
-    return (uint64_t)b.block * (uint64_t)m->shape.n_blocks + (uint64_t)b.slot * (uint64_t)m->shape.n_slots;
+    return (uint64_t)b.block * (uint64_t)m->shape.n_blocks + (uint64_t)b.slot * ((uint64_t)m->shape.n_slots + (uint64_t)m->shape.n_snapshots);
 }

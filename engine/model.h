@@ -20,6 +20,7 @@ typedef struct em_model_opts {
     int32_t max_len;          /* tokens of a sequence; 0: the model's, at most the model's */
     int32_t max_seqs;         /* sequences with state at a time (slots) */
     int32_t max_batch_tokens; /* most tokens in one em_model_forward */
+    int32_t max_snapshots;    /* saved copies of a sequence's slot, for prefixes; 0: none */
     int64_t kv_cache_bytes;   /* KV blocks; 0: enough for max_seqs short sequences and at least one of max_len */
     int32_t kv_block_tokens;  /* 0: default; rounded up to a multiple of every ratio */
     em_engram_tier engram_tier;
@@ -42,6 +43,11 @@ const char *em_model_backend_name(const em_model *m); /* "cpu/avx512" */
 int32_t em_model_n_threads(const em_model *m);        /* compute threads in use */
 uint64_t em_model_weight_bytes(const em_model *m);    /* weights mapped or held, tables left out */
 uint64_t em_model_kv_bytes(const em_model *m);        /* KV blocks and slots */
+
+/* State, between steps. A snapshot i (0 .. max_snapshots-1) is addressed as slot max_seqs + i: copying a sequence's slot
+ * there and back later resumes it at the same position, bit for bit. copy_block makes a private copy of a KV block. */
+void em_model_copy_slot(em_model *m, int32_t from, int32_t to);
+void em_model_copy_block(em_model *m, int32_t from, int32_t to);
 
 /* Asks for the Engram rows of every token of the batch; may run while an earlier step computes. The ticket's tokens are
  * in batch order. *ret_ticket is NULL when the model has no Engram layers. */

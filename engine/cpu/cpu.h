@@ -27,7 +27,7 @@ typedef struct em_cpu_state {
     size_t *comp_off, *key_off;            /* [n_kv_sources] offset inside a block */
     size_t *open_off;                      /* [n_kv_sources] offset inside a slot: kv then gate, (ratio-1) x D each */
     uint8_t *blocks;                       /* [n_blocks, block_bytes] */
-    uint8_t *slots;                        /* [n_slots, slot_bytes]: rings of all layers, then open groups */
+    uint8_t *slots;                        /* [n_slots + n_snapshots, slot_bytes]: rings of all layers, then open groups */
     size_t blocks_size, slots_size;        /* bytes of the two */
 } em_cpu_state;
 
@@ -147,6 +147,8 @@ void em_cpu_rope_begin(em_cpu *c); /* tables of the step's positions */
 /* --- state.c */
 int em_cpu_state_init(em_cpu_state *st, const em_model_config *cfg, const em_backend_shape *shape);
 void em_cpu_state_done(em_cpu_state *st);
+void em_cpu_copy_slot(em_backend *be, int32_t from, int32_t to);
+void em_cpu_copy_block(em_backend *be, int32_t from, int32_t to);
 uint8_t *em_cpu_ring_row(const em_cpu *c, int32_t slot, int32_t layer, int32_t pos);
 float *em_cpu_open_group(const em_cpu *c, int32_t slot, int32_t source); /* kv [(r-1), D], gate [(r-1), D] */
 uint8_t *em_cpu_comp_row(const em_cpu *c, const em_seq_kv *kv, int32_t source, int32_t j);

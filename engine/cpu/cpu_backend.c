@@ -186,6 +186,8 @@ int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backen
                            .moe = em_cpu_moe,
                            .hc_post = em_cpu_hc_post,
                            .head = em_cpu_head,
+                           .copy_slot = em_cpu_copy_slot,
+                           .copy_block = em_cpu_copy_block,
                            .close = cpu_close};
     int r = em_pool_new(opts->n_threads, &c->pool);
     if (r < 0) {

@@ -65,10 +65,10 @@ int em_cpu_state_init(em_cpu_state *st, const em_model_config *cfg, const em_bac
         return -ENOMEM;
     }
     layout(st, cfg, shape->block_tokens);
-    st->blocks = reserve(st->block_bytes * (size_t)shape->n_blocks);
-    st->slots = reserve(st->slot_bytes * (size_t)shape->n_slots);
     st->blocks_size = st->block_bytes * (size_t)shape->n_blocks;
-    st->slots_size = st->slot_bytes * (size_t)shape->n_slots;
+    st->blocks = reserve(st->blocks_size);
+    st->slots_size = st->slot_bytes * ((size_t)shape->n_slots + (size_t)shape->n_snapshots);
+    st->slots = reserve(st->slots_size);
     if (!st->blocks || !st->slots) {
         em_cpu_state_done(st);
         return -ENOMEM;
@@ -86,6 +86,18 @@ void em_cpu_state_done(em_cpu_state *st)
     free(st->key_off);
     free(st->open_off);
     *st = (em_cpu_state){0};
+}
+
+void em_cpu_copy_slot(em_backend *be, int32_t from, int32_t to)
+{
+    const em_cpu_state *st = &((em_cpu *)be)->state;
+    memcpy(st->slots + (size_t)to * st->slot_bytes, st->slots + (size_t)from * st->slot_bytes, st->slot_bytes);
+}
+
+void em_cpu_copy_block(em_backend *be, int32_t from, int32_t to)
+{
+    const em_cpu_state *st = &((em_cpu *)be)->state;
+    memcpy(st->blocks + (size_t)to * st->block_bytes, st->blocks + (size_t)from * st->block_bytes, st->block_bytes);
 }
 
 uint8_t *em_cpu_ring_row(const em_cpu *c, int32_t slot, int32_t layer, int32_t pos)
