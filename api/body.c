@@ -11,18 +11,12 @@ static int malformed(const em_json *j, const em_field *f, em_api_error *err)
                             em_json_offset(j), f ? ", in " : "", f ? f->name : "");
 }
 
-static int has_nul(const em_field *f, em_api_error *err)
-{
-    return em_api_error_set(err, 400, "invalid_value", f ? f->name : NULL,
-                            "%s holds a NUL character (\\u0000), which no text may contain",
-                            f ? f->name : "A field's name");
-}
-
 /* j stands at a KEY. */
 static int read_name(const em_json *j, const em_body *body, em_field *f, em_api_error *err)
 {
     if (j->has_nul)
-        return has_nul(NULL, err);
+        return em_api_error_set(err, 400, "invalid_value", NULL,
+                                "A field's name holds a NUL character (\\u0000), which no name may contain");
     if (em_json_string(j, f->name, sizeof f->name, NULL)) {
         int shown = j->raw_len < EM_BODY_MAX_NAME ? (int)j->raw_len : EM_BODY_MAX_NAME;
         return em_api_error_set(err, 400, "unknown_parameter", NULL,
@@ -59,7 +53,7 @@ static int read_value(em_json *j, em_field *f, em_api_error *err)
         if (t == EM_JSON_ERROR || t == EM_JSON_END)
             return malformed(j, f, err);
         if ((t == EM_JSON_STRING || t == EM_JSON_KEY) && j->has_nul)
-            return has_nul(f, err);
+            f->has_nul = true;
         if (!start) {
             f->type = t;
             start = start_of(j);

@@ -1,9 +1,9 @@
-/* The body of a POST, checked as a whole before anything is made of it: strict JSON of bounded depth, valid UTF-8, no
- * NUL in a string, nothing behind the object, no field twice. What is left are the fields with their source text, so
- * that numbers keep every digit and long token lists are read without building a tree.
+/* The body of a POST, checked as a whole before anything is made of it: strict JSON of bounded depth, valid UTF-8,
+ * nothing behind the object, no field twice; a field that holds U+0000 is marked. What is left are the fields with
+ * their source text, so that numbers keep every digit and long token lists are read without building a tree.
  *
- * cJSON is given only what stood this check: it would itself accept broken UTF-8, duplicates, trailing bytes, cut
- * strings at \u0000, and takes 64 bytes per number. */
+ * cJSON is given only what stood this check and has no U+0000: it would itself accept broken UTF-8, duplicates and
+ * trailing bytes, cut strings at U+0000, and takes 64 bytes per number. */
 #ifndef EM_API_BODY_H
 #define EM_API_BODY_H
 
@@ -21,6 +21,7 @@ typedef struct em_field {
     const char *text; /* source text of the value; belongs to the body */
     size_t len;
     size_t n_values; /* values in it, itself included */
+    bool has_nul;    /* some string in it holds a U+0000 */
 } em_field;
 
 typedef struct em_body {

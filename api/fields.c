@@ -185,17 +185,36 @@ static int apply_rule(const em_field_rule *rule, const em_field *f, const em_api
     case EM_FIELD_READ: return rule->read(f, ctx, into, err);
     case EM_FIELD_LATER: *(const em_field **)at = f; return 0;
     case EM_FIELD_NO_EFFECT: return check_no_effect(rule, &j, err);
-    case EM_FIELD_UNSUPPORTED: break;
+    case EM_FIELD_UNSUPPORTED:
+    case EM_FIELD_TABLE: break;
     }
     return check_unsupported(rule, f, err);
+}
+
+static const em_field_rule *find_rule(const char *name, const em_field_rule *rules, size_t n_rules)
+{
+    for (size_t i = 0; i < n_rules; i++) {
+        if (rules[i].use != EM_FIELD_TABLE) {
+            if (!strcmp(rules[i].name, name))
+                return &rules[i];
+            continue;
+        }
+        const em_field_rule *inner = find_rule(name, rules[i].table->rules, rules[i].table->n);
+        if (inner)
+            return inner;
+    }
+    return NULL;
 }
 
 static int apply_field(const em_field *f, const em_field_rule *rules, size_t n_rules, const em_api_context *ctx,
                        void *into, em_api_error *err)
 {
-    for (size_t i = 0; i < n_rules; i++)
-        if (!strcmp(rules[i].name, f->name))
-            return f->type == EM_JSON_NULL ? 0 : apply_rule(&rules[i], f, ctx, into, err);
+    const em_field_rule *rule = find_rule(f->name, rules, n_rules);
+    if (f->has_nul && !(rule && rule->nul_ok))
+        return em_api_error_set(err, 400, "invalid_value", f->name,
+                                "%s holds a NUL character (\\u0000), which it may not contain", f->name);
+    if (rule)
+        return f->type == EM_JSON_NULL ? 0 : apply_rule(rule, f, ctx, into, err);
     if (ctx->ignore_unknown_fields)
         return 0;
     return em_api_error_set(err, 400, "unknown_parameter", f->name, "Unknown parameter '%s'", f->name);

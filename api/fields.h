@@ -21,7 +21,13 @@ typedef enum em_field_use {
     EM_FIELD_LATER,       /* const em_field * at offset: the endpoint reads it when all else is known */
     EM_FIELD_NO_EFFECT,   /* checked against `what`, then left aside */
     EM_FIELD_UNSUPPORTED, /* only its neutral value passes */
+    EM_FIELD_TABLE,       /* no field: the rows of `table`, whose struct is the beginning of this one's */
 } em_field_use;
+
+typedef struct em_field_table {
+    const struct em_field_rule *rules;
+    size_t n;
+} em_field_table;
 
 typedef struct em_field_rule {
     const char *name;
@@ -31,6 +37,8 @@ typedef struct em_field_rule {
     em_field_reader *read;
     em_json_type what;   /* NO_EFFECT: EM_JSON_STRING, _OBJECT, or _TRUE for a boolean */
     const char *neutral; /* UNSUPPORTED: JSON text of the value that changes nothing; NULL: null alone */
+    const em_field_table *table;
+    bool nul_ok; /* strings in it may hold U+0000: the endpoint reads them with their lengths */
 } em_field_rule;
 
 /* Takes every field of the body through its rule. */
