@@ -95,11 +95,11 @@ static int check_sizes(const em_model_config *c, bool compressed, const char *na
         return em_error_set(err, -EINVAL, "%s: qk_rope_head_dim must be even and at most head_dim (%d), not %d", name,
                             c->head_dim, c->rope_dim);
     if (compressed && c->rope_dim > c->index_head_dim)
-        return em_error_set(err, -EINVAL, "%s: qk_rope_head_dim (%d) must be at most index_head_dim (%d)", name, c->rope_dim,
-                            c->index_head_dim);
+        return em_error_set(err, -EINVAL, "%s: qk_rope_head_dim (%d) must be at most index_head_dim (%d)", name,
+                            c->rope_dim, c->index_head_dim);
     if (c->n_heads * c->head_dim % c->o_groups)
-        return em_error_set(err, -EINVAL, "%s: num_attention_heads * head_dim (%d) must be a multiple of o_groups (%d)", name,
-                            c->n_heads * c->head_dim, c->o_groups);
+        return em_error_set(err, -EINVAL, "%s: num_attention_heads * head_dim (%d) must be a multiple of o_groups (%d)",
+                            name, c->n_heads * c->head_dim, c->o_groups);
     if (c->n_experts_per_tok > c->n_experts)
         return em_error_set(err, -EINVAL, "%s: num_experts_per_tok (%d) must be at most n_routed_experts (%d)", name,
                             c->n_experts_per_tok, c->n_experts);
@@ -107,7 +107,8 @@ static int check_sizes(const em_model_config *c, bool compressed, const char *na
     static const char *const fields[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
     for (int i = 0; i < 3; i++)
         if (ids[i] >= c->vocab_size)
-            return em_error_set(err, -EINVAL, "%s: %s is %d, but vocab_size is %d", name, fields[i], ids[i], c->vocab_size);
+            return em_error_set(err, -EINVAL, "%s: %s is %d, but vocab_size is %d", name, fields[i], ids[i],
+                                c->vocab_size);
     return 0;
 }
 
@@ -136,15 +137,17 @@ static int settle_rope(em_config_raw *raw, const char *name, em_error *err)
         where = "the root";
     }
     if (c->yarn && c->yarn_factor <= 0)
-        return em_error_set(err, -EINVAL, "%s: %s asks for YaRN but lacks %s", name, where, from ? "factor" : "rope_factor");
+        return em_error_set(err, -EINVAL, "%s: %s asks for YaRN but lacks %s", name, where,
+                            from ? "factor" : "rope_factor");
     if (c->yarn && c->yarn_original_len <= 0)
-        return em_error_set(err, -EINVAL, "%s: %s asks for YaRN but lacks original_max_position_embeddings", name, where);
+        return em_error_set(err, -EINVAL, "%s: %s asks for YaRN but lacks original_max_position_embeddings", name,
+                            where);
     if (c->yarn && c->compress_rope_theta <= 1)
         return em_error_set(err, -EINVAL, "%s: YaRN needs a compress_rope_theta above 1", name);
     if (raw->has_rope_parameters && raw->partial_rotary > 0 &&
         fabs(raw->partial_rotary * c->head_dim - c->rope_dim) >= 1)
-        return em_error_set(err, -EINVAL, "%s: partial_rotary_factor %g of head_dim %d is not qk_rope_head_dim %d", name,
-                            raw->partial_rotary, c->head_dim, c->rope_dim);
+        return em_error_set(err, -EINVAL, "%s: partial_rotary_factor %g of head_dim %d is not qk_rope_head_dim %d",
+                            name, raw->partial_rotary, c->head_dim, c->rope_dim);
     return 0;
 }
 
@@ -152,9 +155,10 @@ static int check_ratios(const em_config_raw *raw, const char *name, em_error *er
 {
     int32_t n = raw->c.n_layers;
     if (raw->ratios.n < n || raw->ratios.n > n + raw->n_draft_layers)
-        return em_error_set(err, -EINVAL,
-                            "%s: compress_ratios has %d entries; %d (num_hidden_layers) are needed, up to %d more for draft layers",
-                            name, raw->ratios.n, n, raw->n_draft_layers);
+        return em_error_set(
+            err, -EINVAL,
+            "%s: compress_ratios has %d entries; %d (num_hidden_layers) are needed, up to %d more for draft layers",
+            name, raw->ratios.n, n, raw->n_draft_layers);
     return 0;
 }
 
@@ -173,19 +177,23 @@ static int derive_owners(em_model_config *c, const bool *is_kv, const bool *is_i
             index = i;
         role->is_index_source = is_index[i];
         if (is_kv[i] && role->ratio == 0)
-            return em_error_set(err, -EINVAL, "%s: kv_source_layer_ids names layer %d, whose compress_ratios entry is 0", name, i);
+            return em_error_set(err, -EINVAL,
+                                "%s: kv_source_layer_ids names layer %d, whose compress_ratios entry is 0", name, i);
         if (is_kv[i] && !is_index[i])
-            return em_error_set(err, -EINVAL, "%s: layer %d is in kv_source_layer_ids but not in index_source_layer_ids", name, i);
+            return em_error_set(err, -EINVAL,
+                                "%s: layer %d is in kv_source_layer_ids but not in index_source_layer_ids", name, i);
         if (is_index[i] && role->ratio == 0)
-            return em_error_set(err, -EINVAL, "%s: index_source_layer_ids names layer %d, whose compress_ratios entry is 0", name, i);
+            return em_error_set(err, -EINVAL,
+                                "%s: index_source_layer_ids names layer %d, whose compress_ratios entry is 0", name, i);
         if (role->ratio == 0)
             continue;
         if (kv < 0)
-            return em_error_set(err, -EINVAL, "%s: layer %d has compress ratio %d but no kv_source_layer_ids entry at or before it",
+            return em_error_set(err, -EINVAL,
+                                "%s: layer %d has compress ratio %d but no kv_source_layer_ids entry at or before it",
                                 name, i, role->ratio);
         if (role->ratio != c->role[kv].ratio)
-            return em_error_set(err, -EINVAL, "%s: compress_ratios[%d] is %d, but its source layer %d has %d", name, i, role->ratio,
-                                kv, c->role[kv].ratio);
+            return em_error_set(err, -EINVAL, "%s: compress_ratios[%d] is %d, but its source layer %d has %d", name, i,
+                                role->ratio, kv, c->role[kv].ratio);
         role->kv_owner = kv;
         role->index_owner = index; /* a KV source is an index source, so there is one */
         role->owner_source_idx = c->role[kv].kv_source_idx;
@@ -199,16 +207,18 @@ static int derive_candidates(em_model_config *c, const char *name, em_error *err
     if (source < 0)
         return 0;
     if (source >= c->n_layers || !c->role[source].is_index_source)
-        return em_error_set(err, -EINVAL, "%s: candidate_source_layer_id %d is not in index_source_layer_ids", name, source);
+        return em_error_set(err, -EINVAL, "%s: candidate_source_layer_id %d is not in index_source_layer_ids", name,
+                            source);
     c->role[source].is_candidate_source = true;
     for (int32_t i = source + 1; i < c->n_layers; i++) {
         em_layer_role *role = &c->role[i];
         if (!role->is_index_source)
             continue;
         if (role->ratio != c->role[source].ratio)
-            return em_error_set(err, -EINVAL,
-                                "%s: index source %d uses the candidates of layer %d and must share its compress ratio %d, not have %d",
-                                name, i, source, c->role[source].ratio, role->ratio);
+            return em_error_set(
+                err, -EINVAL,
+                "%s: index source %d uses the candidates of layer %d and must share its compress ratio %d, not have %d",
+                name, i, source, c->role[source].ratio, role->ratio);
         role->uses_candidates = true;
     }
     return 0;
@@ -228,8 +238,12 @@ static int derive_roles(em_config_raw *raw, const char *name, em_error *err)
     if (r < 0)
         return r;
     for (int32_t i = 0; i < c->n_layers; i++)
-        c->role[i] = (em_layer_role){.ratio = (int32_t)raw->ratios.v[i], .kv_owner = -1, .index_owner = -1,
-                                     .kv_source_idx = -1, .owner_source_idx = -1, .engram_idx = -1};
+        c->role[i] = (em_layer_role){.ratio = (int32_t)raw->ratios.v[i],
+                                     .kv_owner = -1,
+                                     .index_owner = -1,
+                                     .kv_source_idx = -1,
+                                     .owner_source_idx = -1,
+                                     .engram_idx = -1};
     r = derive_owners(c, is_kv, is_index, name, err);
     return r < 0 ? r : derive_candidates(c, name, err);
 }
@@ -245,7 +259,8 @@ static int derive_engram(em_config_raw *raw, const char *name, em_error *err)
         return em_error_set(err, -EINVAL, "%s: engram_layer_ids has %d entries; at most %d are supported", name, ids->n,
                             EM_MAX_ENGRAM_LAYERS);
     if (rows->n != ids->n)
-        return em_error_set(err, -EINVAL, "%s: engram_num_embeddings has %d entries, engram_layer_ids %d; one each is needed", name,
+        return em_error_set(err, -EINVAL,
+                            "%s: engram_num_embeddings has %d entries, engram_layer_ids %d; one each is needed", name,
                             rows->n, ids->n);
     int64_t n_cols = (int64_t)(c->engram_max_order - 1) * c->engram_n_heads;
     for (int32_t i = 0; i < ids->n; i++) {
@@ -256,7 +271,8 @@ static int derive_engram(em_config_raw *raw, const char *name, em_error *err)
         if (i > 0 && layer <= ids->v[i - 1]) /* the prime search runs in list order: another order is another model */
             return em_error_set(err, -EINVAL, "%s: engram_layer_ids must be ascending", name);
         if (rows->v[i] < n_cols * c->engram_vocab_size) /* every bucket holds at least that many */
-            return em_error_set(err, -EINVAL, "%s: engram_num_embeddings[%d] is %lld, too few for %lld buckets of %lld rows or more",
+            return em_error_set(err, -EINVAL,
+                                "%s: engram_num_embeddings[%d] is %lld, too few for %lld buckets of %lld rows or more",
                                 name, i, (long long)rows->v[i], (long long)n_cols, (long long)c->engram_vocab_size);
         c->engram_layer[i] = (int32_t)layer;
         c->engram_rows[i] = rows->v[i];
@@ -266,8 +282,8 @@ static int derive_engram(em_config_raw *raw, const char *name, em_error *err)
         return em_error_set(err, -EINVAL, "%s: engram_pad_token_id is %d, but vocab_size is %d", name, c->engram_pad_id,
                             c->vocab_size);
     if (c->engram_n_classes > c->vocab_size)
-        return em_error_set(err, -EINVAL, "%s: engram_compressed_vocab_size is %d, but vocab_size is %d", name, c->engram_n_classes,
-                            c->vocab_size);
+        return em_error_set(err, -EINVAL, "%s: engram_compressed_vocab_size is %d, but vocab_size is %d", name,
+                            c->engram_n_classes, c->vocab_size);
     return 0;
 }
 

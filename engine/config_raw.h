@@ -11,18 +11,18 @@ typedef struct em_config_list {
 } em_config_list;
 
 typedef struct em_config_raw {
-    em_model_config c;        /* scalars as read, defaults where the file has none */
+    em_model_config c; /* scalars as read, defaults where the file has none */
     em_config_list ratios, kv_sources, index_sources, engram_layers, engram_rows;
-    int32_t n_draft_layers;   /* num_nextn_predict_layers */
-    bool has_candidate;       /* candidate_source_layer_id was given */
+    int32_t n_draft_layers; /* num_nextn_predict_layers */
+    bool has_candidate;     /* candidate_source_layer_id was given */
 
     /* rotary embeddings: rope_parameters (main and compress) win over the rest */
-    bool has_rope_scaling;    /* rope_scaling, or the vendor's original_seq_len > 0 */
+    bool has_rope_scaling; /* rope_scaling, or the vendor's original_seq_len > 0 */
     bool has_rope_parameters;
-    float main_theta, compress_theta;      /* of rope_parameters; 0 when absent there */
-    double partial_rotary;                 /* the same; 0 when absent */
+    float main_theta, compress_theta;           /* of rope_parameters; 0 when absent there */
+    double partial_rotary;                      /* the same; 0 when absent */
     em_model_config yarn_flat, yarn_parameters; /* only their yarn* fields count */
-    int32_t vendor_seq_len;   /* max_seq_len: the length limit where max_position_embeddings is absent; 0: absent */
+    int32_t vendor_seq_len; /* max_seq_len: the length limit where max_position_embeddings is absent; 0: absent */
 } em_config_raw;
 
 /* Reads the JSON text. Scalars are range-checked here, one by one. */

@@ -30,8 +30,8 @@ typedef struct field {
     const char *name, *alias; /* Hugging Face's and the vendor's spelling */
     field_type type;
     field_need need;
-    size_t offset;            /* in em_config_raw */
-    double min, max;          /* of a number, both allowed */
+    size_t offset;                                  /* in em_config_raw */
+    double min, max;                                /* of a number, both allowed */
     int (*read)(reader *rd, const struct field *f); /* FIELD_CUSTOM: the value token is current */
 } field;
 
@@ -73,8 +73,8 @@ static int read_integer(reader *rd, const char *name, int64_t min, int64_t max, 
     int r = em_json_i64(&rd->j, &v);
     if (r < 0 || v < min || v > max) {
         char buf[48];
-        return em_error_set(rd->err, -EINVAL, "%s: %s%s must be an integer from %lld to %lld, not %s", rd->name, rd->prefix, name,
-                            (long long)min, (long long)max, describe(&rd->j, buf));
+        return em_error_set(rd->err, -EINVAL, "%s: %s%s must be an integer from %lld to %lld, not %s", rd->name,
+                            rd->prefix, name, (long long)min, (long long)max, describe(&rd->j, buf));
     }
     *ret = v;
     return 0;
@@ -86,8 +86,8 @@ static int read_float(reader *rd, const char *name, double min, double max, floa
     int r = em_json_f64(&rd->j, &v);
     if (r < 0 || !(v >= min && v <= max) || !isfinite((float)v)) {
         char buf[48];
-        return em_error_set(rd->err, -EINVAL, "%s: %s%s must be a number from %g to %g, not %s", rd->name, rd->prefix, name,
-                            min, max, describe(&rd->j, buf));
+        return em_error_set(rd->err, -EINVAL, "%s: %s%s must be a number from %g to %g, not %s", rd->name, rd->prefix,
+                            name, min, max, describe(&rd->j, buf));
     }
     *ret = (float)v;
     return 0;
@@ -127,7 +127,8 @@ static int read_choice(reader *rd, const char *name, const char *const *choices,
     }
     if (rd->j.type != EM_JSON_STRING || em_json_string(&rd->j, got, sizeof(got), NULL) < 0)
         return refuse(rd, name, list);
-    return em_error_set(rd->err, -EINVAL, "%s: %s%s \"%s\" is not supported, only %s", rd->name, rd->prefix, name, got, list);
+    return em_error_set(rd->err, -EINVAL, "%s: %s%s \"%s\" is not supported, only %s", rd->name, rd->prefix, name, got,
+                        list);
 }
 
 static int read_scoring(reader *rd, const field *f)
@@ -197,8 +198,9 @@ static int read_token_id(reader *rd, const field *f)
     if (r < 0)
         return r;
     if (list && em_json_next(&rd->j) != EM_JSON_ARRAY_END)
-        return rd->j.type == EM_JSON_ERROR ? malformed(rd)
-                                           : em_error_set(rd->err, -EINVAL, "%s: %s must be one token id", rd->name, f->name);
+        return rd->j.type == EM_JSON_ERROR
+                   ? malformed(rd)
+                   : em_error_set(rd->err, -EINVAL, "%s: %s must be one token id", rd->name, f->name);
     *(int32_t *)((char *)rd->raw + f->offset) = (int32_t)v;
     return 0;
 }
@@ -230,19 +232,23 @@ static int read_must_be_true(reader *rd, const field *f)
 }
 
 #define RAW(member) offsetof(em_config_raw, member)
-#define YARN_FIELDS(part)                                                                                          \
-    {"rope_type", "type", FIELD_CUSTOM, NEED_ALWAYS, RAW(part), 0, 0, read_rope_type},                             \
-    {"factor", NULL, FIELD_F32, NEED_NOT, RAW(part.yarn_factor), 1, 1e6, NULL},                                    \
-    {"original_max_position_embeddings", NULL, FIELD_I32, NEED_NOT, RAW(part.yarn_original_len), 1, 1 << 30, NULL}, \
-    {"beta_fast", NULL, FIELD_F32, NEED_NOT, RAW(part.yarn_beta_fast), 1e-3, 1e6, NULL},                           \
-    {"beta_slow", NULL, FIELD_F32, NEED_NOT, RAW(part.yarn_beta_slow), 1e-3, 1e6, NULL},                           \
-    {"attention_factor", NULL, FIELD_CUSTOM, NEED_NOT, 0, 0, 0, read_attention_factor},                            \
+/* One row, one line. */
+/* clang-format off */
+#define YARN(at, member) ((at) + offsetof(em_model_config, member))
+#define YARN_FIELDS(at)                                                                                                \
+    {"rope_type", "type", FIELD_CUSTOM, NEED_ALWAYS, (at), 0, 0, read_rope_type},                                      \
+    {"factor", NULL, FIELD_F32, NEED_NOT, YARN(at, yarn_factor), 1, 1e6, NULL},                                        \
+    {"original_max_position_embeddings", NULL, FIELD_I32, NEED_NOT, YARN(at, yarn_original_len), 1, 1 << 30, NULL},    \
+    {"beta_fast", NULL, FIELD_F32, NEED_NOT, YARN(at, yarn_beta_fast), 1e-3, 1e6, NULL},                               \
+    {"beta_slow", NULL, FIELD_F32, NEED_NOT, YARN(at, yarn_beta_slow), 1e-3, 1e6, NULL},                               \
+    {"attention_factor", NULL, FIELD_CUSTOM, NEED_NOT, 0, 0, 0, read_attention_factor},                                \
     {"truncate", NULL, FIELD_CUSTOM, NEED_NOT, 0, 0, 0, read_must_be_true}
+/* clang-format on */
 
-static const field rope_scaling_fields[] = {YARN_FIELDS(yarn_flat)};
+static const field rope_scaling_fields[] = {YARN_FIELDS(RAW(yarn_flat))};
 
 static const field compress_fields[] = {
-    YARN_FIELDS(yarn_parameters),
+    YARN_FIELDS(RAW(yarn_parameters)),
     {"rope_theta", NULL, FIELD_F32, NEED_NOT, RAW(compress_theta), 1, 1e12, NULL},
 };
 
@@ -324,8 +330,9 @@ static int read_block_size(reader *rd, const field *f)
             return r;
     }
     if (em_json_next(&rd->j) != EM_JSON_ARRAY_END)
-        return rd->j.type == EM_JSON_ERROR ? malformed(rd)
-                                           : em_error_set(rd->err, -EINVAL, "%s: %s%s must have two entries", rd->name, rd->prefix, f->name);
+        return rd->j.type == EM_JSON_ERROR
+                   ? malformed(rd)
+                   : em_error_set(rd->err, -EINVAL, "%s: %s%s must have two entries", rd->name, rd->prefix, f->name);
     if (v[1] % 32)
         return em_error_set(rd->err, -EINVAL, "%s: %s%s has %lld columns; only multiples of 32 are supported", rd->name,
                             rd->prefix, f->name, (long long)v[1]);
@@ -388,11 +395,14 @@ static int read_quantization(reader *rd, const field *f)
     return read_object(rd, "quantization_config", quantization_fields, COUNT(quantization_fields));
 }
 
+/* One row, one line. */
+/* clang-format off */
 #define I32(name, alias, need, member, min, max) {name, alias, FIELD_I32, need, RAW(member), min, max, NULL}
 #define F32(name, alias, need, member, min, max) {name, alias, FIELD_F32, need, RAW(member), min, max, NULL}
 #define CUSTOM(name, alias, need, fn) {name, alias, FIELD_CUSTOM, need, 0, 0, 0, fn}
 #define LIST(name, alias, need, member, min, max) {name, alias, FIELD_CUSTOM, need, RAW(member), min, max, read_list}
 #define TOKEN(name, member) {name, NULL, FIELD_CUSTOM, NEED_NOT, RAW(member), 0, 0, read_token_id}
+/* clang-format on */
 
 /* The limits are far above any real model and low enough that no product of the forward pass leaves 63 bits. */
 static const field text_fields[] = {
@@ -524,7 +534,8 @@ static int check_unique(reader *rd, const char *object, uint64_t *seen, size_t *
     for (size_t i = 0; i < *n_seen; i++)
         if (seen[i] == h)
             return em_error_set(rd->err, -EINVAL, "%s: %s has the member %.*s twice", rd->name,
-                                *object ? object : "the root", (int)(rd->j.raw_len < 64 ? rd->j.raw_len : 64), rd->j.raw);
+                                *object ? object : "the root", (int)(rd->j.raw_len < 64 ? rd->j.raw_len : 64),
+                                rd->j.raw);
     seen[(*n_seen)++] = h;
     return 0;
 }
@@ -546,8 +557,8 @@ static int check_agreement(reader *rd, const field *f, const em_json *first)
     if (scalar && j->type == first->type &&
         (!text || (j->raw_len == first->raw_len && memcmp(j->raw, first->raw, j->raw_len) == 0)))
         return 0;
-    return em_error_set(rd->err, -EINVAL, "%s: %s%s and %s are both given and may differ; keep one", rd->name, rd->prefix,
-                        f->name, f->alias);
+    return em_error_set(rd->err, -EINVAL, "%s: %s%s and %s are both given and may differ; keep one", rd->name,
+                        rd->prefix, f->name, f->alias);
 }
 
 /* The value token of one field is current. seen: what its first spelling held. */
@@ -616,7 +627,8 @@ static int check_needed(reader *rd)
         compressed |= raw->ratios.v[i] > 0;
     for (size_t i = 0; i < COUNT(text_fields); i++) {
         field_need need = text_fields[i].need;
-        if (!rd->given[i] && ((need == NEED_COMPRESSED && compressed) || (need == NEED_ENGRAM && raw->engram_layers.n > 0)))
+        if (!rd->given[i] &&
+            ((need == NEED_COMPRESSED && compressed) || (need == NEED_ENGRAM && raw->engram_layers.n > 0)))
             return em_error_set(rd->err, -EINVAL, "%s lacks %s", rd->name, text_fields[i].name);
     }
     return 0;

@@ -33,7 +33,7 @@ struct em_st_set {
     int32_t n_files;
     entry *entries; /* sorted by name */
     size_t n, cap;
-    em_buf names;   /* NUL-terminated, one behind the other */
+    em_buf names; /* NUL-terminated, one behind the other */
 };
 
 /* --- which files ---------------------------------------------------------------------------------------------- */
@@ -120,7 +120,8 @@ static void index_done(index_map *x)
 static int index_file(index_map *x, const char *name, int32_t *ret_idx, em_error *err)
 {
     if (strchr(name, '/') || name[0] == '.' || !has_suffix(name, ".safetensors"))
-        return em_error_set(err, -EINVAL, "%s names the file \"%s\"; only *.safetensors in the same folder are accepted", x->path,
+        return em_error_set(err, -EINVAL,
+                            "%s names the file \"%s\"; only *.safetensors in the same folder are accepted", x->path,
                             name);
     /* lines of one file mostly follow each other, so the last name is tried first */
     for (int32_t i = x->files.n - 1; i >= 0; i--)
@@ -138,7 +139,8 @@ static int index_add(index_map *x, em_json *j, em_error *err)
 {
     char file[MAX_FILE_NAME + 1], tensor[1024];
     if (j->has_nul || em_json_string(j, tensor, sizeof(tensor), NULL) < 0)
-        return em_error_set(err, -EINVAL, "%s: a tensor name is longer than %zu bytes or holds a NUL", x->path, sizeof(tensor) - 1);
+        return em_error_set(err, -EINVAL, "%s: a tensor name is longer than %zu bytes or holds a NUL", x->path,
+                            sizeof(tensor) - 1);
     em_json_next(j);
     if (j->type != EM_JSON_STRING || j->has_nul || em_json_string(j, file, sizeof(file), NULL) < 0)
         return em_error_set(err, -EINVAL, "%s: weight_map must give a file name for tensor %s", x->path, tensor);
@@ -162,7 +164,8 @@ static int index_add(index_map *x, em_json *j, em_error *err)
 
 static int index_malformed(const index_map *x, const em_json *j, em_error *err)
 {
-    return em_error_set(err, -EINVAL, "%s is not valid JSON: %s at byte %zu", x->path, em_json_error(j), em_json_offset(j));
+    return em_error_set(err, -EINVAL, "%s is not valid JSON: %s at byte %zu", x->path, em_json_error(j),
+                        em_json_offset(j));
 }
 
 static int index_parse(index_map *x, const char *text, size_t len, em_error *err)
@@ -214,8 +217,8 @@ static int index_compare(index_map *x, const em_st_set *set, em_error *err)
             return em_error_set(err, -EINVAL, "%s lists tensor %s in %s, but it is not there", x->path, listed,
                                 x->files.v[x->lines[i].file_idx]);
         if (c > 0)
-            return em_error_set(err, -EINVAL, "%s holds tensor %s, which %s does not list", set->files[t->file_idx].path, t->name,
-                                x->path);
+            return em_error_set(err, -EINVAL, "%s holds tensor %s, which %s does not list",
+                                set->files[t->file_idx].path, t->name, x->path);
         if (x->lines[i].file_idx != t->file_idx)
             return em_error_set(err, -EINVAL, "%s lists tensor %s in %s, but it is in %s", x->path, listed,
                                 x->files.v[x->lines[i].file_idx], set->files[t->file_idx].path);
@@ -266,7 +269,8 @@ static int read_file_header(em_st_set *set, int32_t file_idx, em_error *err)
     for (int i = 7; i >= 0; i--)
         len = len << 8 | f->map.data[i];
     if (len > EM_ST_MAX_HEADER)
-        return em_error_set(err, -EINVAL, "%s says its header has %llu bytes, at most %u are accepted; is it a safetensors file?",
+        return em_error_set(err, -EINVAL,
+                            "%s says its header has %llu bytes, at most %u are accepted; is it a safetensors file?",
                             f->path, (unsigned long long)len, EM_ST_MAX_HEADER);
     if (len > f->map.size - 8)
         return em_error_set(err, -EINVAL, "%s ends inside its header; is the file truncated?", f->path);

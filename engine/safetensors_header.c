@@ -14,11 +14,12 @@ static const struct {
     const char *name;
     uint8_t bits;
 } dtype_info[] = {
-    [EM_ST_F64] = {"F64", 64},   [EM_ST_F32] = {"F32", 32},         [EM_ST_F16] = {"F16", 16},        [EM_ST_BF16] = {"BF16", 16},
-    [EM_ST_I64] = {"I64", 64},   [EM_ST_I32] = {"I32", 32},         [EM_ST_I16] = {"I16", 16},        [EM_ST_I8] = {"I8", 8},
-    [EM_ST_U8] = {"U8", 8},      [EM_ST_BOOL] = {"BOOL", 8},        [EM_ST_F8_E4M3] = {"F8_E4M3", 8}, [EM_ST_F8_E5M2] = {"F8_E5M2", 8},
-    [EM_ST_F8_E8M0] = {"F8_E8M0", 8}, [EM_ST_F4] = {"F4", 4},       [EM_ST_U16] = {"U16", 16},        [EM_ST_U32] = {"U32", 32},
-    [EM_ST_U64] = {"U64", 64},
+    [EM_ST_F64] = {"F64", 64},        [EM_ST_F32] = {"F32", 32},        [EM_ST_F16] = {"F16", 16},
+    [EM_ST_BF16] = {"BF16", 16},      [EM_ST_I64] = {"I64", 64},        [EM_ST_I32] = {"I32", 32},
+    [EM_ST_I16] = {"I16", 16},        [EM_ST_I8] = {"I8", 8},           [EM_ST_U8] = {"U8", 8},
+    [EM_ST_BOOL] = {"BOOL", 8},       [EM_ST_F8_E4M3] = {"F8_E4M3", 8}, [EM_ST_F8_E5M2] = {"F8_E5M2", 8},
+    [EM_ST_F8_E8M0] = {"F8_E8M0", 8}, [EM_ST_F4] = {"F4", 4},           [EM_ST_U16] = {"U16", 16},
+    [EM_ST_U32] = {"U32", 32},        [EM_ST_U64] = {"U64", 64},
 };
 #define N_DTYPES (sizeof(dtype_info) / sizeof(*dtype_info))
 
@@ -45,8 +46,8 @@ typedef struct header {
 
 static int malformed(header *h)
 {
-    return em_error_set(h->err, -EINVAL, "%s: the header is not valid JSON: %s at byte %zu", h->file, em_json_error(&h->j),
-                        em_json_offset(&h->j));
+    return em_error_set(h->err, -EINVAL, "%s: the header is not valid JSON: %s at byte %zu", h->file,
+                        em_json_error(&h->j), em_json_offset(&h->j));
 }
 
 static int bad_entry(header *h, const char *tensor, const char *what)
@@ -127,14 +128,15 @@ static int check_extent(header *h, const em_st_tensor *t, uint64_t begin, uint64
         return em_error_set(h->err, -EINVAL, "%s: tensor %s ends (%llu) before it begins (%llu)", h->file, t->name,
                             (unsigned long long)end, (unsigned long long)begin);
     if (end > h->data_bytes)
-        return em_error_set(h->err, -EINVAL,
-                            "%s: tensor %s ends at byte %llu, but the file has only %llu bytes of data; is the file truncated?", h->file,
-                            t->name, (unsigned long long)end, (unsigned long long)h->data_bytes);
+        return em_error_set(
+            h->err, -EINVAL,
+            "%s: tensor %s ends at byte %llu, but the file has only %llu bytes of data; is the file truncated?",
+            h->file, t->name, (unsigned long long)end, (unsigned long long)h->data_bytes);
     if (!shape_bytes(t, &want))
         return em_error_set(h->err, -EINVAL, "%s: tensor %s has an impossible shape", h->file, t->name);
     if (want != end - begin)
-        return em_error_set(h->err, -EINVAL, "%s: tensor %s has %llu bytes, but its dtype and shape ask for %llu", h->file, t->name,
-                            (unsigned long long)(end - begin), (unsigned long long)want);
+        return em_error_set(h->err, -EINVAL, "%s: tensor %s has %llu bytes, but its dtype and shape ask for %llu",
+                            h->file, t->name, (unsigned long long)(end - begin), (unsigned long long)want);
     return 0;
 }
 
@@ -180,7 +182,10 @@ static int read_entry(header *h, em_st_tensor *t)
     if (h->j.type == EM_JSON_ERROR)
         return malformed(h);
     if (!have_dtype || !have_shape || !have_offsets)
-        return bad_entry(h, t->name, !have_dtype ? "dtype is missing" : !have_shape ? "shape is missing" : "data_offsets is missing");
+        return bad_entry(h, t->name,
+                         !have_dtype   ? "dtype is missing"
+                         : !have_shape ? "shape is missing"
+                                       : "data_offsets is missing");
     int r = check_extent(h, t, begin, end);
     if (r < 0)
         return r;
@@ -193,12 +198,14 @@ static int read_entry(header *h, em_st_tensor *t)
 static int read_metadata(header *h)
 {
     if (h->j.type != EM_JSON_OBJECT)
-        return h->j.type == EM_JSON_ERROR ? malformed(h)
-                                          : em_error_set(h->err, -EINVAL, "%s: __metadata__ must be an object", h->file);
+        return h->j.type == EM_JSON_ERROR
+                   ? malformed(h)
+                   : em_error_set(h->err, -EINVAL, "%s: __metadata__ must be an object", h->file);
     while (em_json_next(&h->j) == EM_JSON_KEY)
         if (em_json_next(&h->j) != EM_JSON_STRING)
-            return h->j.type == EM_JSON_ERROR ? malformed(h)
-                                              : em_error_set(h->err, -EINVAL, "%s: __metadata__ must hold strings only", h->file);
+            return h->j.type == EM_JSON_ERROR
+                       ? malformed(h)
+                       : em_error_set(h->err, -EINVAL, "%s: __metadata__ must hold strings only", h->file);
     return h->j.type == EM_JSON_ERROR ? malformed(h) : 0;
 }
 
@@ -219,8 +226,8 @@ static int check_tiling(header *h)
     for (size_t i = 0; i < h->n; i++) {
         const extent *e = &h->extents[i];
         if (e->begin < at && e->begin < e->end)
-            return em_error_set(h->err, -EINVAL, "%s: tensors %s and %s overlap", h->file, h->names.data + h->extents[i - 1].name,
-                                h->names.data + e->name);
+            return em_error_set(h->err, -EINVAL, "%s: tensors %s and %s overlap", h->file,
+                                h->names.data + h->extents[i - 1].name, h->names.data + e->name);
         if (e->begin > at)
             return em_error_set(h->err, -EINVAL, "%s: %llu bytes before tensor %s belong to no tensor", h->file,
                                 (unsigned long long)(e->begin - at), h->names.data + e->name);
@@ -236,13 +243,14 @@ static int read_entries(header *h, int (*on_tensor)(void *, const em_st_tensor *
 {
     char name[MAX_NAME];
     if (em_json_next(&h->j) != EM_JSON_OBJECT)
-        return h->j.type == EM_JSON_ERROR ? malformed(h)
-                                          : em_error_set(h->err, -EINVAL, "%s: the header must be a JSON object", h->file);
+        return h->j.type == EM_JSON_ERROR
+                   ? malformed(h)
+                   : em_error_set(h->err, -EINVAL, "%s: the header must be a JSON object", h->file);
     while (em_json_next(&h->j) == EM_JSON_KEY) {
         bool metadata = em_json_is(&h->j, "__metadata__");
         if (h->j.has_nul || h->j.raw_len == 0 || em_json_string(&h->j, name, sizeof(name), NULL) < 0)
-            return em_error_set(h->err, -EINVAL, "%s: a tensor name is empty, longer than %d bytes, or holds a NUL", h->file,
-                                MAX_NAME - 1);
+            return em_error_set(h->err, -EINVAL, "%s: a tensor name is empty, longer than %d bytes, or holds a NUL",
+                                h->file, MAX_NAME - 1);
         em_json_next(&h->j);
         em_st_tensor t = {.name = name};
         int r = metadata ? read_metadata(h) : read_entry(h, &t);

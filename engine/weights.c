@@ -1,4 +1,4 @@
-/* The tensors of the text model, place by place (spec 2.1). What config.json implies must be there, and nothing else. */
+/* The tensors of the text model, place by place (spec 2.1): all that config.json implies, and nothing else. */
 #include "engine/weights.h"
 
 #include <errno.h>
@@ -9,7 +9,6 @@
 
 #define MAX_NAME 256
 
-/* Shorthands for the one pattern of this file: the first failure stops. r and b are in scope. */
 #define LAYER_NAME(buf, layer, rest) snprintf(buf, sizeof(buf), "layers.%d.%s", layer, rest)
 
 static int layer_floats(em_binder *b, int32_t layer, const char *rest, int64_t rows, int64_t cols, const float **ret)
@@ -23,7 +22,8 @@ static int layer_floats(em_binder *b, int32_t layer, const char *rest, int64_t r
     return r;
 }
 
-static int layer_matrix(em_binder *b, int32_t layer, const char *rest, em_bind_kind kind, int64_t rows, int64_t cols, em_matrix *ret)
+static int layer_matrix(em_binder *b, int32_t layer, const char *rest, em_bind_kind kind, int64_t rows, int64_t cols,
+                        em_matrix *ret)
 {
     char name[MAX_NAME];
     LAYER_NAME(name, layer, rest);
@@ -33,7 +33,7 @@ static int layer_matrix(em_binder *b, int32_t layer, const char *rest, em_bind_k
 /* One vector or matrix of a layer and where it goes. */
 typedef struct place {
     const char *name;
-    em_bind_kind kind;  /* of a matrix */
+    em_bind_kind kind; /* of a matrix */
     int64_t rows, cols;
     const float **floats; /* a vector: cols is 0 */
     em_matrix *matrix;
@@ -50,8 +50,11 @@ static int bind_places(em_binder *b, int32_t layer, const place *p, size_t n)
     return 0;
 }
 
+/* One row, one line. */
+/* clang-format off */
 #define VECTOR(name, n, dst) {name, EM_BIND_FLOAT, n, 0, dst, NULL}
 #define MATRIX(name, kind, rows, cols, dst) {name, EM_BIND_##kind, rows, cols, NULL, dst}
+/* clang-format on */
 #define BIND(b, layer, places) bind_places(b, layer, places, sizeof(places) / sizeof(*(places)))
 
 static int bind_hc(em_binder *b, int32_t layer, const char *site, em_hc_weights *hc)
@@ -98,7 +101,8 @@ static int bind_sources(em_binder *b, int32_t layer, em_layer_weights *w)
     };
     const place gate[] = {MATRIX("attn.compressor.wgate", FLOAT, c->head_dim, c->hidden_size, &w->comp_wgate)};
     const place index[] = {
-        MATRIX("attn.indexer.wq_b", LINEAR, (int64_t)c->index_n_heads * c->index_head_dim, c->q_lora_rank, &w->index_wq_b),
+        MATRIX("attn.indexer.wq_b", LINEAR, (int64_t)c->index_n_heads * c->index_head_dim, c->q_lora_rank,
+               &w->index_wq_b),
         MATRIX("attn.indexer.weights_proj", FLOAT, c->index_n_heads, c->hidden_size, &w->index_weights_proj),
     };
     int r = role->kv_source_idx >= 0 ? BIND(b, layer, kv) : 0;
@@ -160,26 +164,30 @@ static int bind_table(em_binder *b, int32_t layer, int64_t n_rows, em_engram_wei
     LAYER_NAME(scale_name, layer, "engram.embed.scale");
     const em_st_tensor *t = em_bind_find(b, name);
     if (!t)
-        return em_error_set(b->err, -EINVAL, "the checkpoint lacks tensor %s, which a model of its config.json has", name);
+        return em_error_set(b->err, -EINVAL, "the checkpoint lacks tensor %s, which a model of its config.json has",
+                            name);
     const char *path = em_st_path(b->set, t->file_idx);
     int r = em_bind_check_shape(b, t, 2, (int64_t[]){n_rows, dim});
     if (r < 0)
         return r;
     if (t->dtype != EM_ST_F8_E4M3 && t->dtype != EM_ST_BF16 && t->dtype != EM_ST_F32)
-        return em_error_set(b->err, -EINVAL, "%s: tensor %s has dtype %s; F8_E4M3, BF16 or F32 is expected", path, t->name,
-                            em_st_dtype_name(t->dtype));
+        return em_error_set(b->err, -EINVAL, "%s: tensor %s has dtype %s; F8_E4M3, BF16 or F32 is expected", path,
+                            t->name, em_st_dtype_name(t->dtype));
     /* A float table may bring scales that are all ones and unused (spec 2.3): of zero width below 32 columns. */
     const em_st_tensor *s = em_bind_find(b, scale_name);
     if (!s && t->dtype == EM_ST_F8_E4M3)
-        return em_error_set(b->err, -EINVAL, "%s: tensor %s is stored as F8_E4M3 but its scale %s is missing", path, t->name, scale_name);
+        return em_error_set(b->err, -EINVAL, "%s: tensor %s is stored as F8_E4M3 but its scale %s is missing", path,
+                            t->name, scale_name);
     if (s && (r = em_bind_check_shape(b, s, 2, (int64_t[]){n_rows, dim / 32})) < 0)
         return r;
     if (t->dtype == EM_ST_F8_E4M3 && dim % 32)
-        return em_error_set(b->err, -EINVAL, "%s: tensor %s is stored as F8_E4M3, which needs an engram_head_dim that is a multiple of 32",
-                            path, t->name);
+        return em_error_set(
+            b->err, -EINVAL,
+            "%s: tensor %s is stored as F8_E4M3, which needs an engram_head_dim that is a multiple of 32", path,
+            t->name);
     if (t->dtype == EM_ST_F8_E4M3 && s->dtype != EM_ST_F8_E8M0 && s->dtype != EM_ST_U8)
-        return em_error_set(b->err, -EINVAL, "%s: tensor %s has dtype %s; F8_E8M0 or U8 is expected", em_st_path(b->set, s->file_idx),
-                            s->name, em_st_dtype_name(s->dtype));
+        return em_error_set(b->err, -EINVAL, "%s: tensor %s has dtype %s; F8_E8M0 or U8 is expected",
+                            em_st_path(b->set, s->file_idx), s->name, em_st_dtype_name(s->dtype));
     g->dtype = t->dtype == EM_ST_F8_E4M3 ? EM_DTYPE_FP8 : t->dtype == EM_ST_BF16 ? EM_DTYPE_BF16 : EM_DTYPE_F32;
     g->n_rows = n_rows;
     g->rows = t;
@@ -195,7 +203,8 @@ static int bind_engram(em_binder *b, int32_t layer, em_engram_weights *g)
     char q_name[MAX_NAME], k_name[MAX_NAME];
     LAYER_NAME(q_name, layer, "engram.q_weight");
     LAYER_NAME(k_name, layer, "engram.k_weight");
-    int r = layer_matrix(b, layer, "engram.wkv", EM_BIND_LINEAR, (int64_t)(c->hc_mult + 1) * c->hidden_size, width, &g->wkv);
+    int r = layer_matrix(b, layer, "engram.wkv", EM_BIND_LINEAR, (int64_t)(c->hc_mult + 1) * c->hidden_size, width,
+                         &g->wkv);
     if (r == 0)
         r = em_bind_floats(b, q_name, c->hc_mult, c->hidden_size, &q);
     if (r == 0)
@@ -223,8 +232,8 @@ static int bind_engrams(em_binder *b, em_weights *w)
         w->table_bytes += b->bytes - before;
         b->bytes = before;
         if (g->dtype != w->engram[0].dtype)
-            return em_error_set(b->err, -EINVAL, "%s and %s have different dtypes; all Engram tables must share one", g->rows->name,
-                                w->engram[0].rows->name);
+            return em_error_set(b->err, -EINVAL, "%s and %s have different dtypes; all Engram tables must share one",
+                                g->rows->name, w->engram[0].rows->name);
         w->layers[layer].engram = g;
     }
     return 0;

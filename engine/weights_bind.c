@@ -84,8 +84,8 @@ int em_binder_init(em_binder *b, const em_model_config *cfg, const em_st_set *se
     qsort(b->slots, b->n_slots, sizeof(*b->slots), by_name);
     for (size_t i = 1; i < b->n_slots; i++)
         if (strcmp(b->slots[i - 1].name, b->slots[i].name) == 0) {
-            int r = em_error_set(err, -EINVAL, "tensors %s and %s are the same tensor of the model; keep one", b->slots[i - 1].t->name,
-                                 b->slots[i].t->name);
+            int r = em_error_set(err, -EINVAL, "tensors %s and %s are the same tensor of the model; keep one",
+                                 b->slots[i - 1].t->name, b->slots[i].t->name);
             em_binder_done(b);
             return r;
         }
@@ -123,9 +123,11 @@ int em_bind_check_left_over(em_binder *b)
         return 0;
     const char *path = em_st_path(b->set, first->t->file_idx);
     if (n == 1)
-        return em_error_set(b->err, -EINVAL, "%s: tensor %s is left over: a model of this config.json has no place for it", path,
+        return em_error_set(b->err, -EINVAL,
+                            "%s: tensor %s is left over: a model of this config.json has no place for it", path,
                             first->t->name);
-    return em_error_set(b->err, -EINVAL, "%s: tensor %s and %zu more are left over: a model of this config.json has no place for them",
+    return em_error_set(b->err, -EINVAL,
+                        "%s: tensor %s and %zu more are left over: a model of this config.json has no place for them",
                         path, first->t->name, n - 1);
 }
 
@@ -150,14 +152,14 @@ int em_bind_check_shape(em_binder *b, const em_st_tensor *t, int32_t n_dims, con
     char has[192], want[192];
     print_shape(t->shape, t->n_dims, has, sizeof(has));
     print_shape(shape, n_dims, want, sizeof(want));
-    return em_error_set(b->err, -EINVAL, "%s: tensor %s has shape %s, but config.json asks for %s", em_st_path(b->set, t->file_idx),
-                        t->name, has, want);
+    return em_error_set(b->err, -EINVAL, "%s: tensor %s has shape %s, but config.json asks for %s",
+                        em_st_path(b->set, t->file_idx), t->name, has, want);
 }
 
 static int bad_dtype(em_binder *b, const em_st_tensor *t, const char *want)
 {
-    return em_error_set(b->err, -EINVAL, "%s: tensor %s has dtype %s; %s is expected", em_st_path(b->set, t->file_idx), t->name,
-                        em_st_dtype_name(t->dtype), want);
+    return em_error_set(b->err, -EINVAL, "%s: tensor %s has dtype %s; %s is expected", em_st_path(b->set, t->file_idx),
+                        t->name, em_st_dtype_name(t->dtype), want);
 }
 
 static int missing(em_binder *b, const char *name)
@@ -245,8 +247,8 @@ static int find_scale(em_binder *b, const em_st_tensor *weight, const char *pref
     if (s->dtype != EM_ST_F8_E8M0 && s->dtype != EM_ST_U8)
         return bad_dtype(b, s, "F8_E8M0 or U8");
     if (s->n_dims != 2 || s->shape[0] < 1 || s->shape[1] < 1)
-        return em_error_set(b->err, -EINVAL, "%s: scale %s must have two dimensions of at least 1", em_st_path(b->set, s->file_idx),
-                            s->name);
+        return em_error_set(b->err, -EINVAL, "%s: scale %s must have two dimensions of at least 1",
+                            em_st_path(b->set, s->file_idx), s->name);
     *ret = s;
     return 0;
 }
@@ -274,8 +276,8 @@ static int bad_scale(em_binder *b, const em_st_tensor *s, const em_st_tensor *we
     char has[192], of[192];
     print_shape(s->shape, s->n_dims, has, sizeof(has));
     print_shape(weight->shape, weight->n_dims, of, sizeof(of));
-    return em_error_set(b->err, -EINVAL, "%s: scale %s has shape %s, which fits no tile of %s %s%s", em_st_path(b->set, s->file_idx),
-                        s->name, has, weight->name, of, rule);
+    return em_error_set(b->err, -EINVAL, "%s: scale %s has shape %s, which fits no tile of %s %s%s",
+                        em_st_path(b->set, s->file_idx), s->name, has, weight->name, of, rule);
 }
 
 static int bind_fp8(em_binder *b, const em_st_tensor *t, const char *prefix, int64_t rows, int64_t cols, em_matrix *ret)
@@ -290,8 +292,14 @@ static int bind_fp8(em_binder *b, const em_st_tensor *t, const char *prefix, int
     int64_t tile_cols = tile_size(cols, s->shape[1], b->cfg->fp8_block_cols, 32);
     if (!tile_rows || !tile_cols)
         return bad_scale(b, s, t, b->cfg->fp8_block_rows ? " under quantization_config" : "");
-    *ret = (em_matrix){.dtype = EM_DTYPE_FP8, .rows = rows, .cols = cols, .data = t->data, .scale = s->data,
-                       .scale_rows = (int32_t)tile_rows, .scale_cols = (int32_t)tile_cols, .scale_stride = s->shape[1]};
+    *ret = (em_matrix){.dtype = EM_DTYPE_FP8,
+                       .rows = rows,
+                       .cols = cols,
+                       .data = t->data,
+                       .scale = s->data,
+                       .scale_rows = (int32_t)tile_rows,
+                       .scale_cols = (int32_t)tile_cols,
+                       .scale_stride = s->shape[1]};
     return 0;
 }
 
@@ -300,7 +308,8 @@ static int bind_fp4(em_binder *b, const em_st_tensor *t, const char *prefix, int
 {
     const em_st_tensor *s = NULL;
     if (cols % 2)
-        return em_error_set(b->err, -EINVAL, "%s: tensor %s is packed FP4, but the model needs an odd number of columns (%lld) there",
+        return em_error_set(b->err, -EINVAL,
+                            "%s: tensor %s is packed FP4, but the model needs an odd number of columns (%lld) there",
                             em_st_path(b->set, t->file_idx), t->name, (long long)cols);
     int r = em_bind_check_shape(b, t, 2, (int64_t[]){rows, t->dtype == EM_ST_F4 ? cols : cols / 2});
     if (r == 0)
@@ -311,10 +320,17 @@ static int bind_fp4(em_binder *b, const em_st_tensor *t, const char *prefix, int
     if (s->shape[0] != rows || !group)
         return bad_scale(b, s, t, "");
     if (b->cfg->fp8_block_rows && !b->cfg->fp4_experts)
-        return em_error_set(b->err, -EINVAL, "%s: tensor %s is packed FP4, but quantization_config does not say expert_dtype fp4",
+        return em_error_set(b->err, -EINVAL,
+                            "%s: tensor %s is packed FP4, but quantization_config does not say expert_dtype fp4",
                             em_st_path(b->set, t->file_idx), t->name);
-    *ret = (em_matrix){.dtype = EM_DTYPE_FP4, .rows = rows, .cols = cols, .data = t->data, .scale = s->data, .scale_rows = 1,
-                       .scale_cols = (int32_t)group, .scale_stride = s->shape[1]};
+    *ret = (em_matrix){.dtype = EM_DTYPE_FP4,
+                       .rows = rows,
+                       .cols = cols,
+                       .data = t->data,
+                       .scale = s->data,
+                       .scale_rows = 1,
+                       .scale_cols = (int32_t)group,
+                       .scale_stride = s->shape[1]};
     return 0;
 }
 

@@ -27,7 +27,7 @@ typedef struct em_binder {
     em_bind_slot *slots; /* sorted by canonical name */
     size_t n_slots;
     em_weights_arena *arena;
-    uint64_t bytes;      /* mapped bytes bound so far */
+    uint64_t bytes; /* mapped bytes bound so far */
     em_error *err;
 } em_binder;
 

@@ -12,7 +12,7 @@
 
 #include "engine/base/utf8.h"
 
-#define MAX_MESSAGE 2048              /* bytes before escaping; longer ones are cut */
+#define MAX_MESSAGE 2048                  /* bytes before escaping; longer ones are cut */
 #define MAX_LINE (MAX_MESSAGE * 6 + 2048) /* every byte may become \u00xx */
 #define MAX_ID 256
 

@@ -45,7 +45,8 @@ static void check_config(const em_model_config *c)
     require(c->candidate_source_layer < 0 || (c->candidate_topk_blocks > 0 && c->candidate_block_size > 0));
     require(isfinite(c->norm_eps) && isfinite(c->hc_eps) && c->gate_temp > 0 && isfinite(c->routed_scaling_factor) &&
             isfinite(c->swiglu_limit) && c->rope_theta >= 1 && c->compress_rope_theta >= 1);
-    require(!c->yarn || (c->yarn_factor >= 1 && c->yarn_original_len > 0 && c->yarn_beta_fast > 0 && c->yarn_beta_slow > 0));
+    require(!c->yarn ||
+            (c->yarn_factor >= 1 && c->yarn_original_len > 0 && c->yarn_beta_fast > 0 && c->yarn_beta_slow > 0));
     require(c->fp8_block_cols % 32 == 0 && c->eos_id < c->vocab_size);
     require(c->n_engram_layers >= 0 && c->n_engram_layers <= EM_MAX_ENGRAM_LAYERS);
     for (int32_t i = 0; i < c->n_engram_layers; i++) {

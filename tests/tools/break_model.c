@@ -23,19 +23,19 @@ typedef struct broken_tensor {
     char entry[128];  /* not empty: instead of the whole entry */
     const uint8_t *data;
     uint64_t bytes;
-    int file;         /* 0, or 1 for a second file */
+    int file; /* 0, or 1 for a second file */
 } broken_tensor;
 
 typedef struct broken_model {
     em_buf config, tokenizer, index;
     broken_tensor *t;
     size_t n;
-    em_buf header;         /* not empty: instead of the header's JSON */
-    uint64_t header_len;   /* not 0: what the first eight bytes say */
-    int64_t cut;           /* bytes that the end of the weights loses; negative: gains */
-    int64_t keep;          /* not 0: only so many bytes are left */
+    em_buf header;       /* not empty: instead of the header's JSON */
+    uint64_t header_len; /* not 0: what the first eight bytes say */
+    int64_t cut;         /* bytes that the end of the weights loses; negative: gains */
+    int64_t keep;        /* not 0: only so many bytes are left */
     bool no_config, no_weights, weights_is_folder, no_tokenizer;
-    int n_files;           /* 1; 2: second.safetensors, without model.safetensors */
+    int n_files; /* 1; 2: second.safetensors, without model.safetensors */
 } broken_model;
 
 static int cannot(em_error *err, const char *what)
@@ -126,10 +126,12 @@ static broken_tensor *find_tensor(broken_model *b, const char *name)
     return NULL;
 }
 
-#define TENSOR_OR_RETURN(b, name)                                                                                  \
-    broken_tensor *t = find_tensor(b, name);                                                                       \
-    if (!t)                                                                                                        \
+/* clang-format off */
+#define TENSOR_OR_RETURN(b, name)                                                                                      \
+    broken_tensor *t = find_tensor(b, name);                                                                           \
+    if (!t)                                                                                                            \
         return -ENOENT
+/* clang-format on */
 
 static int drop_tensor(broken_model *b, const char *name, const char *unused)
 {
@@ -270,7 +272,7 @@ static int with_index(broken_model *b, const char *a, const char *v)
         em_buf_printf(&b->index, "\"%s\": \"%s\", ", b->t[i].name, file);
     }
     em_buf_printf(&b->index, "\"%s\": \"%s\"}}", strcmp(a, "add") == 0 ? v : b->t[0].name,
-                  "first.safetensors"); /* the first one again, or one that is nowhere */
+                  "first.safetensors");                     /* the first one again, or one that is nowhere */
     if (strcmp(a, "twice") != 0 && strcmp(a, "add") != 0) { /* undo the repetition */
         char *last = strrchr(b->index.data, ',');
         strcpy(last, "}}");
@@ -293,10 +295,13 @@ static int in_two_files(broken_model *b, const char *name, const char *unused)
 
 /* --- the kinds ------------------------------------------------------------------------------------------------- */
 
+/* One row, one line. */
+/* clang-format off */
 #define CONFIG(name, key, value, says) {name, says, true, set_config, key, value}
 #define TENSOR(name, fn, tensor, value, says) {name, says, true, fn, tensor, value}
 #define FILE_(name, fn, a, says) {name, says, true, fn, a, NULL}
 #define INDEX_(name, a, v, says) {name, says, true, with_index, a, v}
+/* clang-format on */
 
 static const break_kind kinds[] = {
     /* config.json */
@@ -356,8 +361,10 @@ static const break_kind kinds[] = {
     FILE_("header-empty", set_header, "{}", "belong to no tensor"),
     /* entries */
     TENSOR("entry-number", set_entry, "norm.weight", "7", "norm.weight"),
-    TENSOR("entry-without-dtype", set_entry, "norm.weight", "{\"shape\":[64],\"data_offsets\":[0,128]}", "dtype is missing"),
-    TENSOR("entry-without-offsets", set_entry, "norm.weight", "{\"shape\":[64],\"dtype\":\"BF16\"}", "data_offsets is missing"),
+    TENSOR("entry-without-dtype", set_entry, "norm.weight", "{\"shape\":[64],\"data_offsets\":[0,128]}",
+           "dtype is missing"),
+    TENSOR("entry-without-offsets", set_entry, "norm.weight", "{\"shape\":[64],\"dtype\":\"BF16\"}",
+           "data_offsets is missing"),
     TENSOR("entry-unknown-dtype", set_dtype, "norm.weight", "F99", "F99"),
     TENSOR("entry-nine-dims", set_shape, "norm.weight", "[64,1,1,1,1,1,1,1,1]", "8 dimensions"),
     TENSOR("entry-negative-dim", set_shape, "norm.weight", "[-64]", "norm.weight"),
@@ -387,25 +394,31 @@ static const break_kind kinds[] = {
     TENSOR("missing-fp4-scale", drop_tensor, "layers.1.ffn.experts.0.w1.scale", NULL, "experts.0.w1.scale is missing"),
     TENSOR("missing-table-scale", drop_tensor, "layers.3.engram.embed.scale", NULL, "engram.embed.scale is missing"),
     TENSOR("left-over", copy_tensor, "norm.weight", "extra.weight", "extra.weight is left over"),
-    TENSOR("left-over-in-layer", copy_tensor, "layers.0.attn.q_norm.weight", "layers.0.attn.q_head_norm.weight", "q_head_norm"),
+    TENSOR("left-over-in-layer", copy_tensor, "layers.0.attn.q_norm.weight", "layers.0.attn.q_head_norm.weight",
+           "q_head_norm"),
     TENSOR("left-over-layer", copy_tensor, "norm.weight", "layers.6.attn_norm.weight", "layers.6.attn_norm.weight"),
-    TENSOR("left-over-gate", copy_tensor, "layers.2.attn.compressor.wgate.weight", "layers.4.attn.compressor.wgate.weight",
-           "layers.4.attn.compressor.wgate.weight"),
+    TENSOR("left-over-gate", copy_tensor, "layers.2.attn.compressor.wgate.weight",
+           "layers.4.attn.compressor.wgate.weight", "layers.4.attn.compressor.wgate.weight"),
     TENSOR("left-over-scale", copy_tensor, "layers.0.attn.wq_a.scale", "head.scale", "head.scale"),
-    TENSOR("left-over-expert", copy_tensor, "layers.0.ffn.experts.0.w1.weight", "layers.0.ffn.experts.4.w1.weight", "experts.4"),
+    TENSOR("left-over-expert", copy_tensor, "layers.0.ffn.experts.0.w1.weight", "layers.0.ffn.experts.4.w1.weight",
+           "experts.4"),
     TENSOR("shape-transposed", set_shape, "embed.weight", "[64,320]", "embed.weight has shape [64, 320]"),
     TENSOR("shape-flat", set_shape, "embed.weight", "[20480]", "embed.weight has shape [20480]"),
     TENSOR("shape-vector", set_shape, "norm.weight", "[64,1]", "norm.weight has shape [64, 1]"),
     TENSOR("shape-fp8", set_shape, "layers.0.attn.wq_a.weight", "[64,32]", "wq_a.weight has shape [64, 32]"),
     TENSOR("shape-fp4", set_shape, "layers.0.ffn.experts.1.w1.weight", "[16,64]", "experts.1.w1.weight has shape"),
     TENSOR("shape-fp8-scale", retype, "layers.0.attn.wq_b.scale", "F8_E8M0 3 [3,1]", "wq_b.scale has shape [3, 1]"),
-    TENSOR("shape-fp4-scale", retype, "layers.0.ffn.experts.1.w1.scale", "F8_E8M0 128 [32,4]", "w1.scale has shape [32, 4]"),
-    TENSOR("shape-table", retype, "layers.1.engram.embed.weight", "F8_E4M3 32000 [1000,32]", "engram.embed.weight has shape"),
-    TENSOR("shape-table-scale", retype, "layers.1.engram.embed.scale", "F8_E8M0 1000 [1000,1]", "engram.embed.scale has shape"),
+    TENSOR("shape-fp4-scale", retype, "layers.0.ffn.experts.1.w1.scale", "F8_E8M0 128 [32,4]",
+           "w1.scale has shape [32, 4]"),
+    TENSOR("shape-table", retype, "layers.1.engram.embed.weight", "F8_E4M3 32000 [1000,32]",
+           "engram.embed.weight has shape"),
+    TENSOR("shape-table-scale", retype, "layers.1.engram.embed.scale", "F8_E8M0 1000 [1000,1]",
+           "engram.embed.scale has shape"),
     TENSOR("dtype-f16", set_dtype, "norm.weight", "F16", "norm.weight has dtype F16"),
     TENSOR("dtype-embed-fp8", retype, "embed.weight", "F8_E4M3 20480 [320,64]", "embed.weight has dtype F8_E4M3"),
     TENSOR("dtype-attention-packed", set_dtype, "layers.0.attn.wkv.weight", "I8", "wkv.weight has dtype I8"),
-    TENSOR("dtype-expert-float", retype, "layers.0.ffn.experts.0.w2.weight", "BF16 4096 [64,32]", "experts.0.w2.weight has dtype BF16"),
+    TENSOR("dtype-expert-float", retype, "layers.0.ffn.experts.0.w2.weight", "BF16 4096 [64,32]",
+           "experts.0.w2.weight has dtype BF16"),
     TENSOR("dtype-e5m2", set_dtype, "layers.0.attn.wo_b.weight", "F8_E5M2", "wo_b.weight has dtype F8_E5M2"),
     TENSOR("dtype-scale", retype, "layers.0.attn.wq_a.scale", "F32 8 [1,2]", "wq_a.scale has dtype F32"),
     TENSOR("dtype-table", set_dtype, "layers.1.engram.embed.weight", "I8", "engram.embed.weight has dtype I8"),
@@ -470,7 +483,8 @@ static int take_tensors(broken_model *b, const em_st_set *set)
         snprintf(t->dtype, sizeof(t->dtype), "%s", em_st_dtype_name(from->dtype));
         int at = snprintf(t->shape, sizeof(t->shape), "[");
         for (int32_t d = 0; d < from->n_dims; d++)
-            at += snprintf(t->shape + at, sizeof(t->shape) - (size_t)at, "%s%lld", d ? "," : "", (long long)from->shape[d]);
+            at += snprintf(t->shape + at, sizeof(t->shape) - (size_t)at, "%s%lld", d ? "," : "",
+                           (long long)from->shape[d]);
         snprintf(t->shape + at, sizeof(t->shape) - (size_t)at, "]");
         t->data = from->data;
         t->bytes = from->bytes;

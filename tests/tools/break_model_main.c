@@ -1,4 +1,5 @@
-/* break-model KIND SRC DST: a copy of a tiny model with one fault; --list: the kinds, and what each must be answered with. */
+/* break-model KIND SRC DST: a copy of a tiny model with one fault.
+ * break-model --list: kind, who finds it (loader or engine), a piece of the sentence it must be answered with. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,9 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc != 4) {
-        fputs("usage: break-model KIND SRC DST   (SRC: a folder of make-model --preset tiny)\n       break-model --list\n", stderr);
+        fputs("usage: break-model KIND SRC DST   (SRC: a folder of make-model --preset tiny)\n       break-model "
+              "--list\n",
+              stderr);
         return 2;
     }
     const break_kind *kind = break_model_find(argv[1]);

@@ -17,7 +17,8 @@ static const char usage[] =
     "  --dtype f32|bf16|released\n"
     "  --shards N            several files and an index\n"
     "  --flat  --vendor  --model-prefix  --foreign  --float-scales  --packed-layout    how it is stored\n"
-    "  --layers N  --hidden N  --vocab N  --tokenizer N  --heads N  --head-dim N  --rope-dim N  --q-lora N  --o-groups N\n"
+    "  --layers N  --hidden N  --vocab N  --tokenizer N  --heads N  --head-dim N  --rope-dim N  --q-lora N  --o-groups "
+    "N\n"
     "  --o-lora N  --window N  --index-topk N  --experts N  --experts-per-tok N  --moe-inter N  --hc N  --max-len N\n"
     "  --engram-vocab N  --engram-heads N  --engram-dim N  --engram-orders N  --no-engram    override one size\n";
 
@@ -26,29 +27,54 @@ static const struct {
     const char *name;
     size_t offset; /* of an int32_t in model_spec */
 } sizes[] = {
-    {"hidden", offsetof(model_spec, c.hidden_size)}, {"vocab", offsetof(model_spec, c.vocab_size)},
-    {"tokenizer", offsetof(model_spec, tokenizer_size)}, {"heads", offsetof(model_spec, c.n_heads)},
-    {"head-dim", offsetof(model_spec, c.head_dim)}, {"rope-dim", offsetof(model_spec, c.rope_dim)},
-    {"q-lora", offsetof(model_spec, c.q_lora_rank)}, {"o-groups", offsetof(model_spec, c.o_groups)},
-    {"o-lora", offsetof(model_spec, c.o_lora_rank)}, {"window", offsetof(model_spec, c.window)},
-    {"index-topk", offsetof(model_spec, c.index_topk)}, {"experts", offsetof(model_spec, c.n_experts)},
-    {"experts-per-tok", offsetof(model_spec, c.n_experts_per_tok)}, {"moe-inter", offsetof(model_spec, c.moe_inter)},
-    {"hc", offsetof(model_spec, c.hc_mult)}, {"max-len", offsetof(model_spec, c.max_len)},
-    {"engram-heads", offsetof(model_spec, c.engram_n_heads)}, {"engram-dim", offsetof(model_spec, c.engram_head_dim)},
-    {"engram-orders", offsetof(model_spec, c.engram_max_order)}, {"shards", offsetof(model_spec, n_shards)},
+    {"hidden", offsetof(model_spec, c.hidden_size)},
+    {"vocab", offsetof(model_spec, c.vocab_size)},
+    {"tokenizer", offsetof(model_spec, tokenizer_size)},
+    {"heads", offsetof(model_spec, c.n_heads)},
+    {"head-dim", offsetof(model_spec, c.head_dim)},
+    {"rope-dim", offsetof(model_spec, c.rope_dim)},
+    {"q-lora", offsetof(model_spec, c.q_lora_rank)},
+    {"o-groups", offsetof(model_spec, c.o_groups)},
+    {"o-lora", offsetof(model_spec, c.o_lora_rank)},
+    {"window", offsetof(model_spec, c.window)},
+    {"index-topk", offsetof(model_spec, c.index_topk)},
+    {"experts", offsetof(model_spec, c.n_experts)},
+    {"experts-per-tok", offsetof(model_spec, c.n_experts_per_tok)},
+    {"moe-inter", offsetof(model_spec, c.moe_inter)},
+    {"hc", offsetof(model_spec, c.hc_mult)},
+    {"max-len", offsetof(model_spec, c.max_len)},
+    {"engram-heads", offsetof(model_spec, c.engram_n_heads)},
+    {"engram-dim", offsetof(model_spec, c.engram_head_dim)},
+    {"engram-orders", offsetof(model_spec, c.engram_max_order)},
+    {"shards", offsetof(model_spec, n_shards)},
 };
 #define N_SIZES (sizeof(sizes) / sizeof(*sizes))
 
-enum { OPT_PRESET = 256, OPT_RANDOM, OPT_SEED, OPT_DTYPE, OPT_LAYERS, OPT_ENGRAM_VOCAB, OPT_NO_ENGRAM, OPT_FLAT, OPT_VENDOR,
-       OPT_PREFIX, OPT_FOREIGN, OPT_FLOAT_SCALES, OPT_PACKED, OPT_SIZE };
+enum {
+    OPT_PRESET = 256,
+    OPT_RANDOM,
+    OPT_SEED,
+    OPT_DTYPE,
+    OPT_LAYERS,
+    OPT_ENGRAM_VOCAB,
+    OPT_NO_ENGRAM,
+    OPT_FLAT,
+    OPT_VENDOR,
+    OPT_PREFIX,
+    OPT_FOREIGN,
+    OPT_FLOAT_SCALES,
+    OPT_PACKED,
+    OPT_SIZE
+};
 
 static const struct option fixed[] = {
-    {"preset", required_argument, NULL, OPT_PRESET}, {"random", required_argument, NULL, OPT_RANDOM},
-    {"seed", required_argument, NULL, OPT_SEED}, {"dtype", required_argument, NULL, OPT_DTYPE},
-    {"layers", required_argument, NULL, OPT_LAYERS}, {"engram-vocab", required_argument, NULL, OPT_ENGRAM_VOCAB},
-    {"no-engram", no_argument, NULL, OPT_NO_ENGRAM}, {"flat", no_argument, NULL, OPT_FLAT}, {"vendor", no_argument, NULL, OPT_VENDOR},
-    {"model-prefix", no_argument, NULL, OPT_PREFIX}, {"foreign", no_argument, NULL, OPT_FOREIGN},
-    {"float-scales", no_argument, NULL, OPT_FLOAT_SCALES}, {"packed-layout", no_argument, NULL, OPT_PACKED},
+    {"preset", required_argument, NULL, OPT_PRESET},  {"random", required_argument, NULL, OPT_RANDOM},
+    {"seed", required_argument, NULL, OPT_SEED},      {"dtype", required_argument, NULL, OPT_DTYPE},
+    {"layers", required_argument, NULL, OPT_LAYERS},  {"engram-vocab", required_argument, NULL, OPT_ENGRAM_VOCAB},
+    {"no-engram", no_argument, NULL, OPT_NO_ENGRAM},  {"flat", no_argument, NULL, OPT_FLAT},
+    {"vendor", no_argument, NULL, OPT_VENDOR},        {"model-prefix", no_argument, NULL, OPT_PREFIX},
+    {"foreign", no_argument, NULL, OPT_FOREIGN},      {"float-scales", no_argument, NULL, OPT_FLOAT_SCALES},
+    {"packed-layout", no_argument, NULL, OPT_PACKED},
 };
 #define N_FIXED (sizeof(fixed) / sizeof(*fixed))
 

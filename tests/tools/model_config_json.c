@@ -67,9 +67,11 @@ static void put_rope(config_out *o, const em_model_config *c)
     key(o, "rope_scaling", NULL);
     if (c->yarn)
         em_buf_printf(o->b,
-                      "{\"rope_type\": \"yarn\", \"factor\": %.9g, \"original_max_position_embeddings\": %d, \"beta_fast\": %.9g, "
+                      "{\"rope_type\": \"yarn\", \"factor\": %.9g, \"original_max_position_embeddings\": %d, "
+                      "\"beta_fast\": %.9g, "
                       "\"beta_slow\": %.9g}",
-                      (double)c->yarn_factor, c->yarn_original_len, (double)c->yarn_beta_fast, (double)c->yarn_beta_slow);
+                      (double)c->yarn_factor, c->yarn_original_len, (double)c->yarn_beta_fast,
+                      (double)c->yarn_beta_slow);
     else
         em_buf_puts(o->b, "null");
 }
@@ -163,7 +165,8 @@ void model_config_json(const model_spec *s, em_buf *out)
     if (s->storage == MODEL_RELEASED) {
         key(&o, "quantization_config", NULL);
         em_buf_printf(out,
-                      "{\"quant_method\": \"fp8\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [32, 32], \"scale_fmt\": "
+                      "{\"quant_method\": \"fp8\", \"activation_scheme\": \"dynamic\", \"weight_block_size\": [32, "
+                      "32], \"scale_fmt\": "
                       "\"ue8m0\", \"expert_dtype\": \"%s\"}",
                       odd ? "fp8" : "fp4");
     }

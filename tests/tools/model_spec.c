@@ -126,7 +126,8 @@ static int32_t pick(model_rng *r, const int32_t *list, int32_t n)
     return list[model_rng_range(r, 0, n - 1)];
 }
 
-#define PICK(r, ...) pick(r, (const int32_t[]){__VA_ARGS__}, (int32_t)(sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t)))
+#define PICK(r, ...)                                                                                                   \
+    pick(r, (const int32_t[]){__VA_ARGS__}, (int32_t)(sizeof((const int32_t[]){__VA_ARGS__}) / sizeof(int32_t)))
 
 /* Layer by layer, keeping the rules of the format: a layer with a ratio needs a source of that ratio before it. */
 static void draw_layers(model_rng *r, em_model_config *c)
@@ -242,13 +243,15 @@ const char *model_spec_describe(const model_spec *s, char *buf, size_t cap)
     const em_model_config *c = &s->c;
     char ratios[4 * 16 + 1] = "";
     for (int32_t i = 0, at = 0; i < c->n_layers && i < 16; i++)
-        at += snprintf(ratios + at, sizeof(ratios) - (size_t)at, "%d%s", c->role[i].ratio, c->role[i].is_index_source ? "i" : "");
+        at += snprintf(ratios + at, sizeof(ratios) - (size_t)at, "%d%s", c->role[i].ratio,
+                       c->role[i].is_index_source ? "i" : "");
     snprintf(buf, cap,
-             "seed %llu %s layers %s kv %d cand %d H %d heads %dx%d rope %d idx %dx%d top %d win %d groups %d experts %d/%d inter %d hc %d "
+             "seed %llu %s layers %s kv %d cand %d H %d heads %dx%d rope %d idx %dx%d top %d win %d groups %d experts "
+             "%d/%d inter %d hc %d "
              "engram %d order %d heads %dx%d yarn %d",
-             (unsigned long long)s->seed, storage[s->storage], ratios, c->n_kv_sources, c->candidate_source_layer, c->hidden_size,
-             c->n_heads, c->head_dim, c->rope_dim, c->index_n_heads, c->index_head_dim, c->index_topk, c->window, c->o_groups,
-             c->n_experts_per_tok, c->n_experts, c->moe_inter, c->hc_mult, c->n_engram_layers, c->engram_max_order, c->engram_n_heads,
-             c->engram_head_dim, c->yarn);
+             (unsigned long long)s->seed, storage[s->storage], ratios, c->n_kv_sources, c->candidate_source_layer,
+             c->hidden_size, c->n_heads, c->head_dim, c->rope_dim, c->index_n_heads, c->index_head_dim, c->index_topk,
+             c->window, c->o_groups, c->n_experts_per_tok, c->n_experts, c->moe_inter, c->hc_mult, c->n_engram_layers,
+             c->engram_max_order, c->engram_n_heads, c->engram_head_dim, c->yarn);
     return buf;
 }

@@ -87,29 +87,40 @@ static int32_t draw_merges(model_rng *r, piece *p, int32_t n_merges, int32_t (*p
 
 static void put_added(em_buf *out, int32_t id, const char *content, bool special, bool last)
 {
-    em_buf_printf(out, "{\"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": %s, "
-                       "\"special\": %s}%s",
+    em_buf_printf(out,
+                  "{\"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
+                  "\"normalized\": %s, "
+                  "\"special\": %s}%s",
                   id, content, special ? "false" : "true", special ? "true" : "false", last ? "" : ",\n");
 }
 
 static void put_frame(em_buf *out)
 {
-    em_buf_puts(out, "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": []},\n"
-                     "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n"
-                     "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{N}{1,3}\"}, \"behavior\": \"Isolated\", \"invert\": false},\n"
-                     "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[一-龥\\u3040-ゟ゠-ヿ]+\"}, \"behavior\": \"Isolated\", \"invert\": false},\n"
-                     "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[!\\\"#$%&'()*+,\\\\-./:;<=>?@\\\\[\\\\\\\\\\\\]^_`{|}~][A-Za-z]+|"
-                     "[^\\r\\n\\\\p{L}\\\\p{P}\\\\p{S}]?[\\\\p{L}\\\\p{M}]+| ?[\\\\p{P}\\\\p{S}]+[\\r\\n]*|\\\\s*[\\r\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}, "
-                     "\"behavior\": \"Isolated\", \"invert\": false},\n"
-                     "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false}]},\n"
-                     "\"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": false, \"use_regex\": true},\n"
-                     "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n");
+    em_buf_puts(
+        out, "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": []},\n"
+             "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n"
+             "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{N}{1,3}\"}, \"behavior\": \"Isolated\", "
+             "\"invert\": false},\n"
+             "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"[一-龥\\u3040-ゟ゠-ヿ]+\"}, \"behavior\": \"Isolated\", "
+             "\"invert\": false},\n"
+             "{\"type\": \"Split\", \"pattern\": {\"Regex\": "
+             "\"[!\\\"#$%&'()*+,\\\\-./:;<=>?@\\\\[\\\\\\\\\\\\]^_`{|}~][A-Za-z]+|"
+             "[^\\r\\n\\\\p{L}\\\\p{P}\\\\p{S}]?[\\\\p{L}\\\\p{M}]+| "
+             "?[\\\\p{P}\\\\p{S}]+[\\r\\n]*|\\\\s*[\\r\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}, "
+             "\"behavior\": \"Isolated\", \"invert\": false},\n"
+             "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false}]},\n"
+             "\"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": false, "
+             "\"use_regex\": true},\n"
+             "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
+             "\"use_regex\": true},\n");
 }
 
 static void put_model(em_buf *out, const piece *p, int32_t n, int32_t (*pair)[2])
 {
-    em_buf_puts(out, "\"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, "
-                     "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, \"vocab\": {");
+    em_buf_puts(
+        out,
+        "\"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, "
+        "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, \"vocab\": {");
     for (int32_t i = 0; i < n; i++) {
         em_buf_puts(out, i ? ",\n" : "\n");
         em_buf_json_string(out, i < 3 ? specials[i] : p[i].text, i < 3 ? strlen(specials[i]) : p[i].len);
@@ -163,9 +174,11 @@ void model_tokenizer_config_json(bool add_bos, em_buf *out)
 {
     em_buf_printf(out,
                   "{\"add_bos_token\": %s, \"add_eos_token\": false,\n"
-                  "\"bos_token\": {\"__type\": \"AddedToken\", \"content\": \"%s\", \"lstrip\": false, \"normalized\": true, \"rstrip\": false, "
+                  "\"bos_token\": {\"__type\": \"AddedToken\", \"content\": \"%s\", \"lstrip\": false, \"normalized\": "
+                  "true, \"rstrip\": false, "
                   "\"single_word\": false},\n"
-                  "\"eos_token\": {\"__type\": \"AddedToken\", \"content\": \"%s\", \"lstrip\": false, \"normalized\": true, \"rstrip\": false, "
+                  "\"eos_token\": {\"__type\": \"AddedToken\", \"content\": \"%s\", \"lstrip\": false, \"normalized\": "
+                  "true, \"rstrip\": false, "
                   "\"single_word\": false},\n"
                   "\"clean_up_tokenization_spaces\": false, \"tokenizer_class\": \"PreTrainedTokenizerFast\"}\n",
                   add_bos ? "true" : "false", specials[0], specials[1]);

@@ -36,7 +36,7 @@ typedef struct plan {
     const model_spec *s;
     plan_tensor *t;
     int32_t n, cap;
-    bool failed; /* out of memory */
+    bool failed;          /* out of memory */
     double fp8_deviation; /* of the codes that FILL_FP8 draws */
     uint8_t fp8_code[256];
 } plan;
@@ -93,8 +93,7 @@ static void add(plan *p, em_st_dtype dtype, int64_t rows, int64_t cols, fill_kin
 }
 
 /* Name of a layer's tensor, in a buffer that the next call overwrites. */
-__attribute__((format(printf, 2, 3)))
-static const char *in_layer(int32_t layer, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static const char *in_layer(int32_t layer, const char *fmt, ...)
 {
     static _Thread_local char name[96];
     va_list ap;
@@ -127,7 +126,8 @@ static void add_norm(plan *p, const char *name, int64_t n)
 }
 
 /* A matrix whose output has about the deviation `gain` for inputs of deviation 1. prefix lives until the call ends. */
-static void add_matrix(plan *p, const char *prefix, int64_t rows, int64_t cols, double gain, bool quantised, bool expert)
+static void add_matrix(plan *p, const char *prefix, int64_t rows, int64_t cols, double gain, bool quantised,
+                       bool expert)
 {
     char weight[96], scale[96];
     double deviation = gain / sqrt((double)cols);
@@ -363,8 +363,8 @@ static const char *stored_name(const model_spec *s, const char *name, char buf[1
     if (!s->model_prefix)
         return name;
     bool head = strcmp(name, "head.weight") == 0;
-    bool foreign = strncmp(name, "mtp.", 4) == 0 || strncmp(name, "vision.", 7) == 0 || strncmp(name, "aligner.", 8) == 0 ||
-                   strncmp(name, "image_", 6) == 0;
+    bool foreign = strncmp(name, "mtp.", 4) == 0 || strncmp(name, "vision.", 7) == 0 ||
+                   strncmp(name, "aligner.", 8) == 0 || strncmp(name, "image_", 6) == 0;
     snprintf(buf, 128, "%s%s", head ? "lm_" : foreign ? "" : "model.", name);
     return buf;
 }
@@ -383,11 +383,12 @@ static void header_json(const plan *p, int32_t first, int32_t last, em_buf *out)
     for (int32_t i = first; i < last; i++) {
         const plan_tensor *t = &p->t[i];
         char buf[128];
-        em_buf_printf(out, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld", stored_name(p->s, t->name, buf), em_st_dtype_name(t->dtype),
-                      (long long)t->rows);
+        em_buf_printf(out, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld", stored_name(p->s, t->name, buf),
+                      em_st_dtype_name(t->dtype), (long long)t->rows);
         if (t->cols >= 0)
             em_buf_printf(out, ",%lld", (long long)t->cols);
-        em_buf_printf(out, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)t->offset, (unsigned long long)(t->offset + t->bytes));
+        em_buf_printf(out, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)t->offset,
+                      (unsigned long long)(t->offset + t->bytes));
     }
     em_buf_puts(out, "}");
     while (out->len % 8)
@@ -501,8 +502,12 @@ static int count_rows(model_spec *s, em_error *err)
 {
     em_model_config *c = &s->c;
     em_engram_hash *hash = calloc(EM_ENGRAM_MAX_TABLES, sizeof(*hash));
-    em_engram_spec e = {.n_tables = c->n_engram_layers, .dtype = EM_ENGRAM_F32, .max_order = c->engram_max_order,
-                        .n_heads = c->engram_n_heads, .head_dim = c->engram_head_dim, .prime_start = c->engram_vocab_size,
+    em_engram_spec e = {.n_tables = c->n_engram_layers,
+                        .dtype = EM_ENGRAM_F32,
+                        .max_order = c->engram_max_order,
+                        .n_heads = c->engram_n_heads,
+                        .head_dim = c->engram_head_dim,
+                        .prime_start = c->engram_vocab_size,
                         .n_classes = c->engram_n_classes};
     char text[256] = "";
     for (int32_t i = 0; i < e.n_tables; i++)
@@ -546,8 +551,8 @@ int model_write(const char *dir, const model_spec *spec, model_info *ret_info, e
     model_spec s = *spec;
     model_info info = {0};
     if (s.tokenizer_size > 0 && (s.tokenizer_size < MODEL_MIN_TOKENIZER || s.tokenizer_size > s.c.vocab_size))
-        return em_error_set(err, -EINVAL, "the tokenizer must have %d to %d (the vocabulary) ids, not %d", MODEL_MIN_TOKENIZER,
-                            s.c.vocab_size, s.tokenizer_size);
+        return em_error_set(err, -EINVAL, "the tokenizer must have %d to %d (the vocabulary) ids, not %d",
+                            MODEL_MIN_TOKENIZER, s.c.vocab_size, s.tokenizer_size);
     if (s.tokenizer_size == 0 && s.c.n_engram_layers > 0)
         return em_error_set(err, -EINVAL, "a model with Engram needs a tokenizer");
     int r = write_texts(dir, &s, &info.config, err);

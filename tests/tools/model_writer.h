@@ -33,14 +33,14 @@ typedef struct model_spec {
 
     /* how it is stored */
     model_storage storage;
-    int32_t n_shards;       /* above 1: with model.safetensors.index.json */
-    bool nested;            /* text_config inside, as released; else flat */
-    bool vendor_spelling;   /* dim, n_layers, ...: flat only */
-    bool model_prefix;      /* model.layers..., lm_head.weight */
-    bool foreign;           /* a few tensors of families that a text engine leaves aside */
-    bool float_scales;      /* all-ones engram.embed.scale beside float tables, as transformers writes */
-    bool packed_layout;     /* tensors in name order without regard to alignment; else wide types first */
-    bool add_bos;           /* tokenizer_config.json */
+    int32_t n_shards;     /* above 1: with model.safetensors.index.json */
+    bool nested;          /* text_config inside, as released; else flat */
+    bool vendor_spelling; /* dim, n_layers, ...: flat only */
+    bool model_prefix;    /* model.layers..., lm_head.weight */
+    bool foreign;         /* a few tensors of families that a text engine leaves aside */
+    bool float_scales;    /* all-ones engram.embed.scale beside float tables, as transformers writes */
+    bool packed_layout;   /* tensors in name order without regard to alignment; else wide types first */
+    bool add_bos;         /* tokenizer_config.json */
     uint64_t seed;
 } model_spec;
 

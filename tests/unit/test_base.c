@@ -130,9 +130,20 @@ START_TEST(utf8_ill_formed_parts)
         size_t n;
         int want;
     } t[] = {
-        {"\x80", 1, -1}, {"\xc0\x80", 2, -1}, {"\xc1\xbf", 2, -1}, {"\xf5\x80\x80\x80", 4, -1}, {"\xff", 1, -1},
-        {"\xe0\x80\x80", 3, -1}, {"\xed\xa0\x80", 3, -1}, {"\xf0\x80\x80\x80", 4, -1}, {"\xf4\x90\x80\x80", 4, -1},
-        {"\xc3 ", 2, -1}, {"\xe2\x82 ", 3, -2}, {"\xf0\x9f\x98 ", 4, -3}, {"\xf0\x9f", 2, 0}, {"\xe2", 1, 0},
+        {"\x80", 1, -1},
+        {"\xc0\x80", 2, -1},
+        {"\xc1\xbf", 2, -1},
+        {"\xf5\x80\x80\x80", 4, -1},
+        {"\xff", 1, -1},
+        {"\xe0\x80\x80", 3, -1},
+        {"\xed\xa0\x80", 3, -1},
+        {"\xf0\x80\x80\x80", 4, -1},
+        {"\xf4\x90\x80\x80", 4, -1},
+        {"\xc3 ", 2, -1},
+        {"\xe2\x82 ", 3, -2},
+        {"\xf0\x9f\x98 ", 4, -3},
+        {"\xf0\x9f", 2, 0},
+        {"\xe2", 1, 0},
     };
     for (size_t i = 0; i < sizeof(t) / sizeof(*t); i++) {
         uint32_t cp = 0;
@@ -211,7 +222,8 @@ START_TEST(clock_moves_forward)
 END_TEST
 
 /* What em_log writes to stderr. */
-static size_t logged(char *buf, size_t cap, em_log_level min, bool json, em_log_level level, const char *id, const char *msg)
+static size_t logged(char *buf, size_t cap, em_log_level min, bool json, em_log_level level, const char *id,
+                     const char *msg)
 {
     int fds[2];
     ck_assert_int_eq(pipe(fds), 0);

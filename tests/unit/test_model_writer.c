@@ -1,4 +1,4 @@
-/* The generator of random checkpoints: whatever it writes, the loader takes; names, shards and spelling change nothing. */
+/* The generator of random checkpoints: the loader takes all it writes; names, shards and spelling change nothing. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -35,7 +35,8 @@ static void write_and_load(const model_spec *spec)
     char text[512];
     model_info info;
     make_dir();
-    ck_assert_msg(model_write(dir, spec, &info, &err) == 0, "%s: %s", model_spec_describe(spec, text, sizeof(text)), err.text);
+    ck_assert_msg(model_write(dir, spec, &info, &err) == 0, "%s: %s", model_spec_describe(spec, text, sizeof(text)),
+                  err.text);
     ck_assert_msg(em_model_config_load(dir, &cfg, &err) == 0 && em_st_open(dir, &set, &err) == 0 &&
                       em_weights_load(&cfg, set, &w, &err) == 0,
                   "%s: %s", model_spec_describe(spec, text, sizeof(text)), err.text);
@@ -99,7 +100,8 @@ static void check_gain(const em_matrix *m, double want)
         for (int64_t c = 0; c < m->cols; c++)
             sum += (double)value(m, r, c) * (double)value(m, r, c);
     double gain = sqrt(sum / (double)m->rows);
-    double room = m->dtype == EM_DTYPE_FP8 ? 1.35 : 1.1; /* a tiny matrix has but a few tiles, each a factor of 1 or 2 */
+    double room =
+        m->dtype == EM_DTYPE_FP8 ? 1.35 : 1.1; /* a tiny matrix has but a few tiles, each a factor of 1 or 2 */
     ck_assert_msg(gain > want / room && gain < want * room, "gain %g instead of %g", gain, want);
 }
 
@@ -136,7 +138,9 @@ static uint64_t fingerprint(void)
     uint64_t sum = 0;
     for (size_t i = 0; i < em_st_count(set); i++) {
         const em_st_tensor *t = em_st_get(set, i);
-        const char *name = strncmp(t->name, "model.", 6) == 0 ? t->name + 6 : strcmp(t->name, "lm_head.weight") == 0 ? t->name + 3 : t->name;
+        const char *name = strncmp(t->name, "model.", 6) == 0       ? t->name + 6
+                           : strcmp(t->name, "lm_head.weight") == 0 ? t->name + 3
+                                                                    : t->name;
         uint64_t h = 0xcbf29ce484222325u;
         for (; *name; name++)
             h = (h ^ (uint8_t)*name) * 0x100000001b3u;

@@ -30,7 +30,8 @@ static int parse(const char *json, uint64_t data_bytes, int *ret_n)
     return r;
 }
 
-#define T(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define T(name, dtype, shape, offsets)                                                                                 \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 static const struct {
     const char *json;
@@ -41,7 +42,8 @@ static const struct {
     {"{\"__metadata__\":{\"format\":\"pt\"}}   ", 0, 0},
     {"{" T("a", "F32", "[2,3]", "[0,24]") "}", 24, 1},
     {"{" T("b", "F32", "[2]", "[4,12]") "," T("a", "BF16", "[2]", "[0,4]") "}", 12, 2}, /* any order in the header */
-    {"{" T("s", "F32", "[]", "[0,4]") "," T("z", "F8_E8M0", "[9,0]", "[4,4]") "," T("y", "U8", "[0]", "[0,0]") "}", 4, 3},
+    {"{" T("s", "F32", "[]", "[0,4]") "," T("z", "F8_E8M0", "[9,0]", "[4,4]") "," T("y", "U8", "[0]", "[0,0]") "}", 4,
+     3},
     {"{" T("q", "F4", "[3,6]", "[0,9]") "," T("i", "I8", "[3]", "[9,12]") "}", 12, 2},
     {"{\"a\":{\"extra\":[{}],\"shape\":[1],\"data_offsets\":[0,1],\"dtype\":\"BOOL\"}}", 1, 1},
     {"{" T("a", "F32", "[4611686018427387904,0]", "[0,0]") "}", 0, 1},
@@ -88,7 +90,8 @@ static const struct {
     {"{" T("a", "F4", "[3]", "[0,2]") "}", 2, "impossible shape"},
     {"{" T("a", "F32", "[1]", "[0,4]") "," T("b", "F32", "[1]", "[2,6]") "}", 6, "overlap"},
     {"{" T("a", "F32", "[1]", "[0,4]") "," T("b", "F32", "[1]", "[0,4]") "}", 4, "overlap"},
-    {"{" T("a", "U8", "[9]", "[0,9]") "," T("b", "U8", "[1]", "[3,4]") "," T("c", "U8", "[2]", "[4,6]") "}", 9, "overlap"},
+    {"{" T("a", "U8", "[9]", "[0,9]") "," T("b", "U8", "[1]", "[3,4]") "," T("c", "U8", "[2]", "[4,6]") "}", 9,
+     "overlap"},
     {"{" T("a", "F32", "[1]", "[4,8]") "}", 8, "belong to no tensor"},
     {"{" T("a", "F32", "[1]", "[0,4]") "," T("b", "F32", "[1]", "[8,12]") "}", 12, "belong to no tensor"},
     {"{" T("a", "F32", "[1]", "[0,4]") "}", 5, "last 1 bytes"},
@@ -97,7 +100,8 @@ static const struct {
     {"{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "NUL"},
     {"{\"__metadata__\":{\"a\":1}}", 0, "__metadata__"},
     {"{\"__metadata__\":[]}", 0, "__metadata__"},
-    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}}", 4, "nested too deeply"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}}", 4,
+     "nested too deeply"},
 };
 
 START_TEST(bad_headers)
@@ -117,7 +121,8 @@ static int stop_at_two(void *ctx, const em_st_tensor *t, em_error *e)
 START_TEST(callback_stops)
 {
     int n = 0;
-    const char *json = "{" T("a", "U8", "[1]", "[0,1]") "," T("b", "U8", "[1]", "[1,2]") "," T("c", "U8", "[1]", "[2,3]") "}";
+    const char *json =
+        "{" T("a", "U8", "[1]", "[0,1]") "," T("b", "U8", "[1]", "[1,2]") "," T("c", "U8", "[1]", "[2,3]") "}";
     ck_assert_int_eq(em_st_parse_header(json, strlen(json), 3, "f", stop_at_two, &n, &err), -EPERM);
     ck_assert_int_eq(n, 2);
     ck_assert_str_eq(err.text, "enough");
@@ -203,8 +208,8 @@ START_TEST(folders)
 
     put_tensors("c.safetensors", "{" T("z", "U8", "[1]", "[0,1]") "}", "z");
     refused("z appears twice");
-    put_text("model.safetensors.index.json",
-             "{\"metadata\":{\"total_size\":4},\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"b.safetensors\",\"z\":\"a.safetensors\"}}");
+    put_text("model.safetensors.index.json", "{\"metadata\":{\"total_size\":4},\"weight_map\":{\"x\":\"a.safetensors\","
+                                             "\"y\":\"b.safetensors\",\"z\":\"a.safetensors\"}}");
     ck_assert_msg(open_dir(&set) == 0, "%s", err.text); /* c is not in the index: not opened */
     ck_assert_uint_eq(em_st_count(set), 3);
     em_st_close(set);
@@ -263,8 +268,9 @@ START_TEST(huge_header_is_quick)
     p += sprintf(p, "{");
     for (int i = 0; i < N; i++) { /* not in order, neither by name nor by place */
         int k = (int)((i * 48271LL) % N);
-        p += sprintf(p, "%s\"layers.%d.ffn.experts.%d.w1.weight\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? "," : "",
-                     k % 40, k, k, k + 1);
+        p += sprintf(
+            p, "%s\"layers.%d.ffn.experts.%d.w1.weight\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}",
+            i ? "," : "", k % 40, k, k, k + 1);
     }
     p += sprintf(p, "}");
     uint64_t n = (uint64_t)(p - file - 8);
@@ -294,7 +300,8 @@ END_TEST
 START_TEST(mutated_headers_never_crash)
 {
     uint64_t s = test_seed(77);
-    static const char base[] = "{\"__metadata__\":{\"format\":\"pt\"}," T("a", "BF16", "[2,3]", "[0,12]") "," T("b", "F4", "[4,2]", "[12,16]") "}";
+    static const char base[] = "{\"__metadata__\":{\"format\":\"pt\"}," T("a", "BF16", "[2,3]", "[0,12]") "," T(
+        "b", "F4", "[4,2]", "[12,16]") "}";
     static const char alphabet[] = "{}[]\",:0123456789-.eF";
     for (int round = 0; round < 30000; round++) {
         char text[sizeof(base)];

@@ -97,7 +97,8 @@ START_TEST(engram_model_with_model_names)
     ck_assert(g == &w->engram[1] && w->layers[1].engram == &w->engram[0] && !w->layers[0].engram);
     ck_assert(g->dtype == EM_DTYPE_BF16 && g->n_rows == 2712 && !g->scales);
     check_matrix(&g->wkv, EM_DTYPE_BF16, 5 * 64, 3 * 2 * 32);
-    const em_st_tensor *q = em_st_find(set, "model.layers.2.engram.q_weight"), *k = em_st_find(set, "model.layers.2.engram.k_weight");
+    const em_st_tensor *q = em_st_find(set, "model.layers.2.engram.q_weight"),
+                       *k = em_st_find(set, "model.layers.2.engram.k_weight");
     for (size_t i = 0; i < 4 * 64; i++) {
         uint16_t a, b;
         memcpy(&a, q->data + 2 * i, 2);
@@ -206,8 +207,9 @@ static int patch(const char *file, size_t limit, const char *from, const char *t
 START_TEST(storage_spellings)
 {
     write_tiny();
-    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"dtype\":\"F8_E8M0\"", "\"dtype\":     \"U8\""), 50); /* scales as U8 */
-    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"I8\"", "\"U8\""), 50);                               /* FP4 as U8 */
+    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"dtype\":\"F8_E8M0\"", "\"dtype\":     \"U8\""),
+                     50);                                                         /* scales as U8 */
+    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"I8\"", "\"U8\""), 50); /* FP4 as U8 */
     load(dir);
     check_matrix(&w->layers[0].wq_a, EM_DTYPE_FP8, 32, 64);
     check_matrix(&w->layers[5].experts[3].w2, EM_DTYPE_FP4, 64, 32);
@@ -236,7 +238,8 @@ START_TEST(tiles_without_a_config)
     check_matrix(&w->layers[0].experts[0].w1, EM_DTYPE_FP4, 32, 64);
     unload();
     /* one scale for 64 columns: [1,2] of wq_a becomes [2,1], tiles of 16 rows and 64 columns */
-    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"F8_E8M0\",\"shape\":[1,2]", "\"F8_E8M0\",\"shape\":[2,1]"), 5);
+    ck_assert_int_gt(patch("model.safetensors", HEADER, "\"F8_E8M0\",\"shape\":[1,2]", "\"F8_E8M0\",\"shape\":[2,1]"),
+                     5);
     load(dir);
     m = &w->layers[0].wq_a;
     ck_assert(m->scale_rows == 16 && m->scale_cols == 64 && m->scale_stride == 1);
