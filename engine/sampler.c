@@ -6,7 +6,6 @@
 #include "engine/sampler.h"
 
 #include <errno.h>
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,34 +55,42 @@ em_sampler *em_sampler_free(em_sampler *s)
     return NULL;
 }
 
-/* Lowest id of the largest logit. -EDOM: these are no logits one could draw from. */
+/* Integers in the order of the floats; -inf, +inf and the two kinds of NaN lie at the ends. Adding zero turns -0 into
+ * +0: equal logits have equal keys. */
+static inline int32_t order_key(float logit)
+{
+    logit += 0.0f;
+    int32_t bits;
+    memcpy(&bits, &logit, sizeof(bits));
+    return bits ^ ((bits >> 31) & INT32_MAX);
+}
+
+#define KEY_POS_INF INT32_C(0x7f800000)
+#define KEY_NEG_INF (INT32_C(-0x7f800000) - 1)
+
+/* Lowest id of the largest logit. -EDOM: these are no logits one could draw from. Integers, because the compiler may
+ * reorder their maximum and so use vectors. */
 static int find_max(const float *logits, int32_t n, int32_t *ret_id)
 {
-    int bad = 0;
-    float max = -INFINITY;
-    int32_t max_id = -1;
+    int32_t high = INT32_MIN, low = INT32_MAX;
     for (int32_t i = 0; i < n; i++) {
-        bad |= !(logits[i] <= FLT_MAX); /* true for NaN and +inf */
-        if (logits[i] > max) {
-            max = logits[i];
-            max_id = i;
-        }
+        int32_t key = order_key(logits[i]);
+        high = key > high ? key : high;
+        low = key < low ? key : low;
     }
-    if (bad || max_id < 0)
+    if (high >= KEY_POS_INF || high <= KEY_NEG_INF || low < KEY_NEG_INF)
         return -EDOM;
-    *ret_id = max_id;
+    int32_t id = 0;
+    while (order_key(logits[id]) != high)
+        id++;
+    *ret_id = id;
     return 0;
 }
 
-/* Integers in the order of the floats. Adding zero turns -0 into +0: equal logits have equal keys. */
 static void make_keys(em_sampler *s, const float *logits)
 {
-    for (int32_t i = 0; i < s->vocab_size; i++) {
-        float logit = logits[i] + 0.0f;
-        uint32_t bits;
-        memcpy(&bits, &logit, sizeof(bits));
-        s->key[i] = bits ^ (bits >> 31 ? UINT32_MAX : UINT32_C(0x80000000));
-    }
+    for (int32_t i = 0; i < s->vocab_size; i++)
+        s->key[i] = (uint32_t)order_key(logits[i]) ^ UINT32_C(0x80000000);
 }
 
 /* The bin, from the top, where the running sum reaches `target`; *above grows by the bins before it. When rounding
