@@ -21,7 +21,7 @@
 typedef struct framing {
     int n_host, n_length, n_encoding;
     const char *host, *length, *encoding;
-    bool expect;
+    bool expect, http_1_1;
 } framing;
 
 static enum MHD_Result note_header(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
@@ -43,10 +43,10 @@ static enum MHD_Result note_header(void *cls, enum MHD_ValueKind kind, const cha
 }
 
 /* Two programs that read the same bytes differently are how requests are smuggled past a proxy: anything unclear about
- * where a request ends is refused, and the connection ends with it. */
+ * where a request goes or ends is refused, and the connection ends with it. */
 static bool framing_unclear(const framing *f)
 {
-    return f->n_host > 1 || f->n_length > 1 || f->n_encoding > 1 || (f->n_length && f->n_encoding) ||
+    return f->n_host > 1 || (f->http_1_1 && f->n_host == 0) || f->n_length > 1 || f->n_encoding > 1 || (f->n_length && f->n_encoding) ||
            (f->n_encoding && strcasecmp(f->encoding, "chunked") != 0) ||
            (f->n_length && (!*f->length || f->length[strspn(f->length, "0123456789")]));
 }
@@ -80,7 +80,7 @@ static void judge(em_exchange *x, const char *url, const framing *f)
     int r = em_uri_path(url, x->path, sizeof(x->path));
     if (framing_unclear(f))
         em_api_error_set(&x->refusal, 400, "bad_framing", NULL,
-                         "Host, Content-Length and Transfer-Encoding do not say clearly where the request ends");
+                         "Host, Content-Length and Transfer-Encoding must say once and clearly where the request goes and ends");
     else if (header_size(x->conn) > (size_t)c->max_header_bytes)
         em_api_error_set(&x->refusal, 431, "header_too_large", NULL, "the header is larger than %" PRId64 " bytes",
                          c->max_header_bytes);
@@ -88,7 +88,7 @@ static void judge(em_exchange *x, const char *url, const framing *f)
         em_api_error_set(&x->refusal, 414, "path_too_long", NULL, "the path is longer than %zu bytes",
                          sizeof(x->path) - 1);
     else if (r < 0)
-        em_api_error_set(&x->refusal, 400, "bad_path", NULL, "the path is malformed or holds a NUL");
+        em_api_error_set(&x->refusal, 400, "bad_path", NULL, "the path is malformed, or holds a blank or a NUL");
     else if (!em_host_allowed(c, x->http->loopback, f->host))
         em_api_error_set(&x->refusal, 403, "host_not_allowed", NULL,
                          "this Host header is not served here; --allowed-host adds names");
@@ -126,9 +126,9 @@ static void choose_id(em_exchange *x)
 }
 
 static enum MHD_Result begin(em_http *h, struct MHD_Connection *conn, const char *url, const char *method,
-                             void **con_cls)
+                             const char *version, void **con_cls)
 {
-    framing f = {0};
+    framing f = {.http_1_1 = strcmp(version, MHD_HTTP_VERSION_1_0) != 0};
     em_peer *peer = em_peer_of(conn);
     em_exchange *x = peer ? calloc(1, sizeof(*x)) : NULL;
     if (!x)
@@ -194,7 +194,7 @@ enum MHD_Result em_exchange_handle(void *cls, struct MHD_Connection *conn, const
 {
     em_exchange *x = *con_cls;
     if (!x)
-        return begin(cls, conn, url, method, con_cls);
+        return begin(cls, conn, url, method, version, con_cls);
     if (*upload_data_size)
         return take_body(x, upload_data, upload_data_size);
     x->peer->deadline_ns = 0;

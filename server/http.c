@@ -81,15 +81,20 @@ static int start_daemon(em_http *h, int listen_fd, em_error *err)
     const em_config *c = h->config;
     /* room for a header beyond our limit, so that the refusal is ours and not the library's page */
     size_t memory = (size_t)c->max_header_bytes * 4;
+    /* clang-format off */
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, em_exchange_handle, h,
         MHD_OPTION_EXTERNAL_LOGGER, mhd_log, h, /* first, so that it gets the messages about the others */
-        MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_NOTIFY_COMPLETED, em_exchange_completed, h,
-        MHD_OPTION_NOTIFY_CONNECTION, em_peer_notify, h, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-        MHD_OPTION_CONNECTION_LIMIT, connection_limit(c), MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)((c->idle_timeout + NS_PER_S - 1) / NS_PER_S), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        memory < 32768 ? (size_t)32768 : memory, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        MHD_OPTION_LISTEN_SOCKET, listen_fd,
+        MHD_OPTION_NOTIFY_COMPLETED, em_exchange_completed, h,
+        MHD_OPTION_NOTIFY_CONNECTION, em_peer_notify, h,
+        MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
+        MHD_OPTION_CONNECTION_LIMIT, connection_limit(c),
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)((c->idle_timeout + NS_PER_S - 1) / NS_PER_S),
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, memory < 32768 ? (size_t)32768 : memory,
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
         MHD_OPTION_END);
+    /* clang-format on */
     if (!h->daemon) {
         close(listen_fd);
         return em_error_set(err, -EIO, "cannot start the HTTP server; --log-level debug may tell why");

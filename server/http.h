@@ -131,7 +131,6 @@ void em_job_client_gone(em_job *job);
 void em_job_abort(em_job *job, int status, const char *code, const char *message);
 void em_job_keepalive(em_http *h, uint64_t now);
 void em_job_free(em_job *job);
-int em_job_retry_after(const em_http *h); /* seconds until a place in the queue is likely */
 
 /* --- the daemon and its loop (http.c) ------------------------------------------------------------------------ */
 

@@ -151,7 +151,7 @@ static em_job *job_new(em_exchange *x, em_completion *c)
 }
 
 /* Seconds until a place in the queue is likely: requests ahead of us, by how long requests took and how many run. */
-int em_job_retry_after(const em_http *h)
+static int retry_after(const em_http *h)
 {
     em_engine_stats stats = {0};
     em_engine_info info = {0};
@@ -176,7 +176,7 @@ static int submit(em_job *job, em_api_error *ret_err)
     if (r == -EBUSY) {
         em_api_error_set(ret_err, 429, "queue_full", NULL, "%" PRId64 " requests are waiting already; try again later",
                          h->config->max_queue);
-        ret_err->retry_after_s = em_job_retry_after(h);
+        ret_err->retry_after_s = retry_after(h);
     } else if (r == -ESHUTDOWN) {
         em_api_error_set(ret_err, 503, "draining", NULL, "the server is shutting down; ask another one");
         ret_err->retry_after_s = 5;

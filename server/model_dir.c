@@ -25,6 +25,8 @@ int em_model_dir_find(const char *given, char **ret_dir, em_error *err)
         char *copy = strdup(given);
         if (!copy)
             return em_error_set(err, -ENOMEM, "out of memory");
+        for (size_t n = strlen(copy); n > 1 && copy[n - 1] == '/'; n--)
+            copy[n - 1] = '\0'; /* or it would stand doubled in every sentence */
         *ret_dir = copy;
         return 0;
     }

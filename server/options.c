@@ -14,7 +14,7 @@
 #define BOTH (SERVE | GENERATE)
 #define AT(field) offsetof(em_config, field)
 #define GIB(n) ((int64_t)(n) << 30)
-#define DAY 86400
+#define DAY INT64_C(86400)
 
 /* name, kind, commands, field, min, max, choices, default, value, help */
 const em_option em_options[] = {

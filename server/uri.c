@@ -27,6 +27,8 @@ int em_uri_path(const char *target, char *buf, size_t cap)
     size_t n = 0;
     for (const char *p = target; *p; p++) {
         unsigned char c = (unsigned char)*p;
+        if (c <= ' ' || c == 0x7f)
+            return -EINVAL;
         if (c == '%') {
             int high = hex(p[1]), low = high < 0 ? -1 : hex(p[2]);
             if (low < 0 || high + low == 0)

@@ -8,7 +8,7 @@
 #include "server/config.h"
 
 /* Percent-decodes the path of a target once into buf (NUL-terminated); "http://host/path" loses its front. The result
- * begins with '/' or is "*". -EINVAL: malformed escape, %00, no leading slash; -ENOSPC: does not fit. */
+ * begins with '/' or is "*". -EINVAL: malformed escape, %00, a blank, no leading slash; -ENOSPC: does not fit. */
 int em_uri_path(const char *target, char *buf, size_t cap);
 
 /* May a request with this Host header be answered? "name", "name:port", "[::1]:port"; NULL: none was sent, which no

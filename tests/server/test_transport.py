@@ -156,7 +156,7 @@ class Transport(Case):
         for extra in [b"Content-Length: 16\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 16\r\nContent-Length: 17\r\n",
                       b"Transfer-Encoding: gzip\r\n", b"Transfer-Encoding: chunked, chunked\r\n",
                       b"Host: localhost\r\nContent-Length: 16\r\n"]:
-            with self.server.connect() as c:
+            with self.server.connect(timeout=2) as c:
                 c.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + extra + b"\r\n" + body)
                 try:
                     a = c.read_answer()
@@ -164,6 +164,28 @@ class Transport(Case):
                     self.assertRaises(Closed, c.line)  # what follows is not read as a request
                 except Closed:
                     pass
+
+    def test_no_host(self):
+        for header in b"", b"Host : localhost\r\n", b"Hosts: localhost\r\n":
+            with self.server.connect() as c:
+                c.send(b"GET /health HTTP/1.1\r\n" + header + b"\r\n")
+                self.check_error(c.read_answer(), 400)
+        with self.server.connect() as c:
+            c.send(b"GET /health HTTP/1.0\r\n\r\n")
+            self.assertEqual(200, c.read_answer().status)
+
+    def test_blanks_in_the_path(self):
+        for path in b"/health x", b"/v1/models\t", b"/\x01":
+            with self.server.connect() as c:
+                c.send(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                self.check_error(c.read_answer(), 400)
+
+    def test_bytes_that_are_no_text(self):
+        for path in "/%ff%fe", "/v1/models/%ff", "/%e2%82", "/a%0a%22b", "/v1/models/%22%0a":
+            self.check_error(self.get(path), 404)
+        with self.server.connect() as c:
+            c.send(b"G\xffT /\xff\x80 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.check_error(c.read_answer(), 404)
 
     def test_garbage(self):
         for junk in [b"\r\n\r\n", b"\0" * 100, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff\xfe\r\n\r\n",
