@@ -46,8 +46,8 @@ static enum MHD_Result note_header(void *cls, enum MHD_ValueKind kind, const cha
  * where a request goes or ends is refused, and the connection ends with it. */
 static bool framing_unclear(const framing *f)
 {
-    return f->n_host > 1 || (f->http_1_1 && f->n_host == 0) || f->n_length > 1 || f->n_encoding > 1 || (f->n_length && f->n_encoding) ||
-           (f->n_encoding && strcasecmp(f->encoding, "chunked") != 0) ||
+    return f->n_host > 1 || (f->http_1_1 && f->n_host == 0) || f->n_length > 1 || f->n_encoding > 1 ||
+           (f->n_length && f->n_encoding) || (f->n_encoding && strcasecmp(f->encoding, "chunked") != 0) ||
            (f->n_length && (!*f->length || f->length[strspn(f->length, "0123456789")]));
 }
 
@@ -79,8 +79,9 @@ static void judge(em_exchange *x, const char *url, const framing *f)
     const em_config *c = x->http->config;
     int r = em_uri_path(url, x->path, sizeof(x->path));
     if (framing_unclear(f))
-        em_api_error_set(&x->refusal, 400, "bad_framing", NULL,
-                         "Host, Content-Length and Transfer-Encoding must say once and clearly where the request goes and ends");
+        em_api_error_set(
+            &x->refusal, 400, "bad_framing", NULL,
+            "Host, Content-Length and Transfer-Encoding must say once and clearly where the request goes and ends");
     else if (header_size(x->conn) > (size_t)c->max_header_bytes)
         em_api_error_set(&x->refusal, 431, "header_too_large", NULL, "the header is larger than %" PRId64 " bytes",
                          c->max_header_bytes);
