@@ -54,9 +54,20 @@ static float dot(const float *a, const float *b, int64_t n)
     return avx2_sum(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
 }
 
+/* In double: the statistic of a norm scales a whole row, and one bit of it would push many values over the quantisers'
+ * rounding boundaries at once. */
 static float sum_sq(const float *x, int64_t n)
 {
-    return dot(x, x, n);
+    __m256d s[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
+    for (int64_t i = 0; i < n; i += 8) {
+        __m256 v = load(x + i, n - i);
+        __m256d lo = _mm256_cvtps_pd(_mm256_castps256_ps128(v)), hi = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+        s[0] = _mm256_fmadd_pd(lo, lo, s[0]);
+        s[1] = _mm256_fmadd_pd(hi, hi, s[1]);
+    }
+    double lane[4];
+    _mm256_storeu_pd(lane, _mm256_add_pd(s[0], s[1]));
+    return (float)((lane[0] + lane[1]) + (lane[2] + lane[3]));
 }
 
 static void axpy(float *y, float a, const float *x, int64_t n)

@@ -46,9 +46,18 @@ static float dot(const float *a, const float *b, int64_t n)
     return avx512_sum(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
+/* In double: the statistic of a norm scales a whole row, and one bit of it would push many values over the quantisers'
+ * rounding boundaries at once. */
 static float sum_sq(const float *x, int64_t n)
 {
-    return dot(x, x, n);
+    __m512d s[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+    for (int64_t i = 0; i < n; i += 16) {
+        __m512 v = load(x + i, n - i);
+        __m512d lo = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), hi = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+        s[0] = _mm512_fmadd_pd(lo, lo, s[0]);
+        s[1] = _mm512_fmadd_pd(hi, hi, s[1]);
+    }
+    return (float)_mm512_reduce_add_pd(_mm512_add_pd(s[0], s[1]));
 }
 
 static void axpy(float *y, float a, const float *x, int64_t n)

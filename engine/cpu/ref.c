@@ -117,9 +117,14 @@ float em_ref_dot(const float *a, const float *b, int64_t n)
     return sum_lanes(acc);
 }
 
+/* In double: the statistic of a norm scales a whole row, and one bit of it would push many values over the quantisers'
+ * rounding boundaries at once. */
 float em_ref_sum_sq(const float *x, int64_t n)
 {
-    return em_ref_dot(x, x, n);
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    return (float)sum;
 }
 
 /* ---- element by element ---- */

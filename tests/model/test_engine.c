@@ -16,11 +16,6 @@
 
 #define CLEAR_MARGIN 0.02 /* nearer winners may differ between implementations */
 #define LOGPROB_TOL 2e-3
-/* A value on a rounding boundary of a cache quantiser may fall to the other side with another order of summation and
- * move every later token of its prompt a little; the golden models grant the same to 5 % of the rows. */
-#define MOVED_SHARE 0.05
-#define MOVED_TOL 2e-2
-
 enum { MAX_CASES = 200, MAX_FOLDERS = 64 };
 
 /* --- what is expected --------------------------------------------------------------------------------------- */
@@ -203,19 +198,15 @@ static void check_text(const pocket_case *c, const choice_result *r)
     ck_assert_msg(!*rest || strncmp(rest, "<\xef\xbd\x9c", 4) == 0, "'%s' instead of '%s'", r->text, c->text);
 }
 
-/* Returns how many prompt tokens lie outside of the tolerance. */
-static int check_scores(int i, const choice_result *r)
+static void check_scores(int i, const choice_result *r)
 {
     const pocket_case *c = &cases[i];
     ck_assert_int_eq(r->n_prompt, (int)c->n_ids);
-    int n_moved = 0;
     for (int k = 1; k < r->n_prompt; k++) {
         double diff = fabs((double)r->prompt[k].logprob - c->logprobs[k]);
-        n_moved += diff > LOGPROB_TOL;
-        ck_assert_msg(diff <= MOVED_TOL, "case %d: prompt token %d has logprob %g, expected %g", i, k,
+        ck_assert_msg(diff <= LOGPROB_TOL, "case %d: prompt token %d has logprob %g, expected %g", i, k,
                       (double)r->prompt[k].logprob, c->logprobs[k]);
     }
-    return n_moved;
 }
 
 static void check_greedy(int i, const choice_result *r)
@@ -244,18 +235,15 @@ START_TEST(the_expected_answers)
         r->prompt_logprobs = true;
         c[i] = submit(e, r, NULL);
     }
-    int n_clear = 0, n_scores = 0, n_moved = 0;
+    int n_clear = 0;
     for (int i = 0; i < n_cases; i++) {
         collector_wait(c[i]);
-        n_moved += check_scores(i, collector_choice(c[i], 0));
-        n_scores += (int)cases[i].n_ids - 1;
+        check_scores(i, collector_choice(c[i], 0));
         check_greedy(i, collector_choice(c[i], 0));
         n_clear += cases[i].min_margin > CLEAR_MARGIN;
         collector_free(c[i]);
     }
     ck_assert_int_ge(n_clear, 30);
-    printf("%d of %d prompt tokens differ by more than %g\n", n_moved, n_scores, LOGPROB_TOL);
-    ck_assert_int_le(n_moved, (int)(MOVED_SHARE * n_scores));
     em_engine_close(e);
     free_cases();
 }
