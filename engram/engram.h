@@ -33,6 +33,7 @@ typedef enum em_engram_dtype {
     EM_ENGRAM_FP8,  /* head_dim E4M3 bytes; one UE8M0 byte per row and 32 columns in a separate array */
     EM_ENGRAM_BF16, /* head_dim * 2 bytes, no scales */
     EM_ENGRAM_F32,  /* head_dim * 4 bytes, no scales */
+    EM_ENGRAM_INT8, /* head_dim signed bytes; one float32 per row in a separate array */
 } em_engram_dtype;
 
 typedef enum em_engram_tier {
@@ -55,10 +56,11 @@ typedef struct em_engram_source {
     int32_t layer;         /* backbone layer number: seeds the multipliers */
     int64_t n_rows;        /* at least the sum of the table's primes */
     const uint8_t *codes;  /* [n_rows, row_bytes] */
-    const uint8_t *scales; /* [n_rows, head_dim / 32] UE8M0; NULL unless FP8 */
+    const uint8_t *scales; /* [n_rows, head_dim / 32] UE8M0 or [n_rows] float32; NULL unless FP8 or INT8 */
 } em_engram_source;
 
-/* What the tables are, as data. */
+/* What the tables are, as data: enough for the released models (one prime_start for all orders, seed 0) and for the
+ * program published with the paper (a start for each order). */
 typedef struct em_engram_spec {
     int32_t n_tables;      /* 1..EM_ENGRAM_MAX_TABLES */
     em_engram_source table[EM_ENGRAM_MAX_TABLES];
@@ -67,6 +69,8 @@ typedef struct em_engram_spec {
     int32_t n_heads;       /* hash heads per order */
     int32_t head_dim;      /* columns of a row; a multiple of 32 for FP8 */
     int64_t prime_start;   /* engram_vocab_size: buckets are the primes from here upward */
+    int64_t order_start[EM_ENGRAM_MAX_ORDER - 1]; /* where order 2, 3, ... begins instead; 0: at prime_start */
+    uint64_t seed;         /* of the multipliers; 10007 * layer is added to it */
     int32_t n_classes;     /* V: compressed vocabulary size */
     int32_t pad_class;     /* class of the pad token: what look-backs past the start become */
 } em_engram_spec;
@@ -125,7 +129,7 @@ em_engram_tier em_engram_tier_of(const em_engram *g); /* never AUTO */
 /* The whole table as the tier holds it, for a consumer that reads host memory itself. */
 typedef struct em_engram_table {
     const uint8_t *codes;  /* [n_rows, row_bytes] */
-    const uint8_t *scales; /* [n_rows, head_dim / 32] or NULL */
+    const uint8_t *scales; /* [n_rows, scale_bytes] or NULL */
     int64_t n_rows;
     size_t row_bytes, scale_bytes; /* of one row */
 } em_engram_table;
@@ -142,7 +146,7 @@ int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engr
 typedef struct em_engram_rows {
     int32_t n_tokens, n_cols;
     const uint8_t *codes;   /* [n_tokens, n_cols, row_bytes]: the input of wkv, still packed */
-    const uint8_t *scales;  /* [n_tokens, n_cols, head_dim / 32] UE8M0; NULL unless FP8 */
+    const uint8_t *scales;  /* [n_tokens, n_cols, head_dim / 32] UE8M0 or [n_tokens, n_cols] float32, else NULL */
     const int64_t *row_id;  /* [n_tokens, n_cols] */
     const uint32_t *ready;  /* becomes 1 (release order) when codes and scales are in place: a device stream can wait
                              * for this word; it lies in memory of the em_engram_mem pair */

@@ -16,13 +16,16 @@ __attribute__((format(printf, 4, 5))) int em_engram_fail(char *err, size_t err_l
 
 static inline size_t em_engram_row_bytes(const em_engram_spec *spec)
 {
-    static const size_t element_bytes[] = {[EM_ENGRAM_FP8] = 1, [EM_ENGRAM_BF16] = 2, [EM_ENGRAM_F32] = 4};
+    static const size_t element_bytes[] = {
+        [EM_ENGRAM_FP8] = 1, [EM_ENGRAM_BF16] = 2, [EM_ENGRAM_F32] = 4, [EM_ENGRAM_INT8] = 1};
     return (size_t)spec->head_dim * element_bytes[spec->dtype];
 }
 
 static inline size_t em_engram_scale_bytes(const em_engram_spec *spec)
 {
-    return spec->dtype == EM_ENGRAM_FP8 ? (size_t)spec->head_dim / EM_ENGRAM_SCALE_COLS : 0;
+    return spec->dtype == EM_ENGRAM_FP8    ? (size_t)spec->head_dim / EM_ENGRAM_SCALE_COLS
+           : spec->dtype == EM_ENGRAM_INT8 ? sizeof(float)
+                                           : 0;
 }
 
 #endif

@@ -36,10 +36,12 @@ static int view_source(em_tables *tables, const em_engram_spec *spec, int32_t ta
         return em_engram_fail(err, err_len, -EINVAL, "Engram: the table of layer %d has no rows in memory",
                               source->layer);
     if (view->scale_bytes && !view->scales)
-        return em_engram_fail(err, err_len, -EINVAL, "Engram: the FP8 table of layer %d has no scales", source->layer);
+        return em_engram_fail(err, err_len, -EINVAL, "Engram: the %s table of layer %d has no scales",
+                              spec->dtype == EM_ENGRAM_FP8 ? "FP8" : "INT8", source->layer);
     if (!view->scale_bytes && view->scales)
         return em_engram_fail(err, err_len, -EINVAL,
-                              "Engram: the table of layer %d has scales, which only FP8 rows can have", source->layer);
+                              "Engram: the table of layer %d has scales, which only FP8 and INT8 rows can have",
+                              source->layer);
     return 0;
 }
 

@@ -40,14 +40,14 @@ static uint8_t *random_bytes(em_pcg64 *rng, size_t bytes, size_t shift)
 
 static model make_model(em_pcg64 *rng, em_engram_dtype dtype, int32_t n_tables, int32_t head_dim, int64_t prime_start)
 {
-    static const size_t element_bytes[] = {1, 2, 4};
+    static const size_t element_bytes[] = {1, 2, 4, 1};
     model m = {.spec = {.n_tables = n_tables, .dtype = dtype, .head_dim = head_dim, .prime_start = prime_start}};
     m.spec.max_order = 2 + (int32_t)below(rng, 4);
     m.spec.n_heads = 1 + (int32_t)below(rng, 8);
     m.spec.n_classes = 1 + (int32_t)below(rng, 100000);
     m.spec.pad_class = (int32_t)below(rng, (uint64_t)m.spec.n_classes);
     m.row_bytes = (size_t)head_dim * element_bytes[dtype];
-    m.scale_bytes = dtype == EM_ENGRAM_FP8 ? (size_t)head_dim / 32 : 0;
+    m.scale_bytes = dtype == EM_ENGRAM_FP8 ? (size_t)head_dim / 32 : dtype == EM_ENGRAM_INT8 ? 4 : 0;
 
     em_engram_hash hash[EM_ENGRAM_MAX_TABLES];
     for (int32_t t = 0; t < n_tables; t++)
@@ -131,7 +131,7 @@ static const struct {
     em_engram_dtype dtype;
     int32_t head_dim;
 } shape[] = {{EM_ENGRAM_FP8, 256}, {EM_ENGRAM_FP8, 32}, {EM_ENGRAM_FP8, 96}, {EM_ENGRAM_BF16, 64}, {EM_ENGRAM_BF16, 1},
-             {EM_ENGRAM_BF16, 77}, {EM_ENGRAM_F32, 20}, {EM_ENGRAM_F32, 1},  {EM_ENGRAM_F32, 300}};
+             {EM_ENGRAM_BF16, 77}, {EM_ENGRAM_INT8, 65}, {EM_ENGRAM_F32, 20}, {EM_ENGRAM_F32, 1},  {EM_ENGRAM_F32, 300}};
 
 START_TEST(gather_equals_lookup)
 {

@@ -10,6 +10,7 @@
 #include "engram/pcg64.h"
 #include "engram/primes.h"
 #include "tests/support/fixtures.h"
+#include "tests/unit/engram_order_vectors.h"
 #include "tests/unit/engram_vectors.h"
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof(a)[0]))
@@ -197,6 +198,42 @@ START_TEST(buckets_are_the_unused_primes)
 }
 END_TEST
 
+/* Orders that begin at different places, other seeds: the paper's own program and worse. */
+START_TEST(orders_with_starts_of_their_own)
+{
+    em_engram_spec spec = {.dtype = EM_ENGRAM_BF16, .head_dim = 64};
+    em_engram_hash hash[3];
+    int32_t suffix[EM_ENGRAM_MAX_ORDER];
+    int64_t row[16];
+    spec.n_tables = order_vector[_i].n_tables;
+    spec.max_order = order_vector[_i].max_order;
+    spec.n_heads = order_vector[_i].n_heads;
+    spec.n_classes = order_vector[_i].n_classes;
+    spec.pad_class = order_vector[_i].pad_class;
+    spec.seed = order_vector[_i].seed;
+    memcpy(spec.order_start, order_vector[_i].start, sizeof spec.order_start);
+    for (int t = 0; t < spec.n_tables; t++)
+        spec.table[t] = (em_engram_source){.layer = order_vector[_i].table[t].layer, .n_rows = 1 << 30};
+    for (int with_default = 0; with_default < 2; with_default++) {
+        ck_assert_int_eq(em_engram_hash_init(&spec, hash, NULL, 0), 0);
+        for (int t = 0; t < spec.n_tables; t++) {
+            const em_engram_hash *h = &hash[t];
+            ck_assert_mem_eq(h->multiplier, order_vector[_i].table[t].multiplier, (size_t)spec.max_order * 8);
+            ck_assert_mem_eq(h->prime, order_vector[_i].table[t].prime, (size_t)h->n_cols * 8);
+            for (size_t at = 0; at < (size_t)order_vector[_i].n_tokens; at++) {
+                em_engram_suffix(h, order_vector[_i].class_of, at + 1, suffix);
+                em_engram_row_ids(h, suffix, row);
+                ck_assert_mem_eq(row, order_vector[_i].table[t].row[at], (size_t)h->n_cols * 8);
+            }
+        }
+        spec.prime_start = spec.order_start[0]; /* the same, said by the common start */
+        for (int order = 2; order <= spec.max_order; order++)
+            if (spec.order_start[order - 2] == spec.prime_start)
+                spec.order_start[order - 2] = 0;
+    }
+}
+END_TEST
+
 /* --- rows -------------------------------------------------------------------------------------------------------- */
 
 static void rows_of(const em_engram_hash *hash, const int32_t *classes, size_t n, int64_t *ret_row)
@@ -373,6 +410,10 @@ SPOIL(no_rows, s->table[0].n_rows = 0)
 SPOIL(negative_rows, s->table[0].n_rows = INT64_MIN)
 SPOIL(negative_layer, s->table[1].layer = -1)
 SPOIL(same_layer, s->table[1].layer = 1)
+SPOIL(order_start_negative, s->order_start[1] = -3)
+SPOIL(order_start_huge, s->order_start[2] = INT64_MAX)
+SPOIL(order_start_above_rows, s->order_start[2] = 17000000)
+SPOIL(huge_seed, s->seed = UINT64_MAX)
 SPOIL(uncountable, s->prime_start = INT64_MAX / 24; s->table[0].n_rows = s->table[1].n_rows = INT64_MAX)
 
 static const struct {
@@ -387,6 +428,9 @@ static const struct {
     {start_0, "buckets"},            {start_negative, "buckets"},   {start_huge, "layer 1 has"},
     {start_above_rows, "layer 1"},   {one_row_short, "384016681 rows, its 24 buckets need 384016682"},
     {no_rows, "layer 1 has 0 rows"}, {negative_rows, "layer 1"},    {negative_layer, "-1 is negative"},
+    {order_start_negative, "-3 rows given for order 3"},
+    {order_start_huge, "layer 1 has"}, {order_start_above_rows, "layer 1 has"},
+    {huge_seed, "seed 18446744073709551615 is too large for layer 1"},
     {same_layer, "1 is named twice"}, {uncountable, "can be counted"},
 };
 
@@ -452,6 +496,7 @@ int main(void)
     tcase_add_loop_test(t, multipliers_are_numpys, 0, COUNT(multiplier_vector));
     tcase_add_test(t, products_fit_63_bits_for_every_vocabulary);
     tcase_add_loop_test(t, buckets_are_the_unused_primes, 1, 60);
+    tcase_add_loop_test(t, orders_with_starts_of_their_own, 0, COUNT(order_vector));
     tcase_add_test(t, released_rows);
     tcase_add_test(t, remainder_is_exact);
     tcase_add_test(t, rows_follow_the_definition);
