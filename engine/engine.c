@@ -272,6 +272,11 @@ void em_engine_cancel(em_engine *e, uint64_t id)
     em_request_queue_cancel(e->queue, id);
 }
 
+int32_t em_engine_retry_after_s(em_engine *e)
+{
+    return em_request_queue_wait_s(e->queue);
+}
+
 void em_engine_drain(em_engine *e)
 {
     em_request_queue_drain(e->queue);

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/histogram.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer.h" /* em_ids */
 
@@ -32,6 +33,8 @@ typedef struct em_engine_opts {
     int32_t kv_block_tokens;  /* --kv-block-tokens; 0: default */
     const char *engram_tier;  /* "auto", "ram", "mmap" */
     int32_t max_queue;        /* requests waiting at most; submit gives -EBUSY beyond */
+    bool no_prefix_cache;     /* prompts share nothing, not even the samples of one request */
+    int64_t snapshot_bytes;   /* for saved states at block boundaries, where a prompt can resume; 0: default */
     void (*on_progress)(void *ctx, const char *phase, double fraction); /* while opening; may be NULL */
     void *progress_ctx;
 } em_engine_opts;
@@ -80,6 +83,8 @@ typedef struct em_stop {
 } em_stop;
 
 #define EM_REQUEST_ID_MAX 64
+#define EM_REQUEST_CLIENT_MAX 64
+#define EM_REQUEST_MAX_SALT_BYTES 1024
 
 /* What a client asked, immutable after submit. Choices are numbered prompt * n + sample. */
 typedef struct em_request {
@@ -95,6 +100,11 @@ typedef struct em_request {
     int32_t logprobs;     /* -1: none; else alternatives per token, 0..EM_MAX_LOGPROBS */
     bool prompt_logprobs; /* with logprobs >= 0: also for the prompt's tokens, as one EM_EVENT_PROMPT per choice */
     uint64_t deadline_ns; /* 0: none; past it the request ends with EM_FINISH_TIMEOUT */
+    int32_t priority;     /* lower first; any value */
+    char client[EM_REQUEST_CLIENT_MAX + 1]; /* whose request it is: within a priority, clients share fairly */
+    char *cache_salt;     /* malloc'd, not terminated; NULL with length 0: none. Prompts share computed state only with
+                           * prompts of equal salt */
+    size_t cache_salt_len;
 } em_request;
 
 em_request *em_request_free(em_request *r); /* NULL and half-built are fine; returns NULL */
@@ -158,8 +168,27 @@ int em_engine_submit(em_engine *e, em_request *r, em_sink sink, uint64_t *ret_id
 /* Idempotent, also after the end; the request ends at the next step. */
 void em_engine_cancel(em_engine *e, uint64_t id);
 
+/* Seconds, at least 1, after which a refused request may find room: from the tokens that wait and the recent rate. */
+int32_t em_engine_retry_after_s(em_engine *e);
+
 /* No new requests from now on; what runs goes on. */
 void em_engine_drain(em_engine *e);
+
+#define EM_FINISH_REASONS (EM_FINISH_ERROR + 1)
+
+/* What the choices that have ended needed. Seconds but where said. */
+typedef struct em_latencies {
+    em_histogram first_token;     /* arrival to first token */
+    em_histogram inter_token;     /* between two tokens of a choice */
+    em_histogram e2e;             /* arrival to end */
+    em_histogram queue;           /* arrival to the first step it took part in */
+    em_histogram inference;       /* that step to the end */
+    em_histogram prefill;         /* that step to the first token */
+    em_histogram decode;          /* first token to the end */
+    em_histogram step_tokens;     /* tokens of one step */
+    em_histogram prompt_len;      /* tokens of a choice's prompt */
+    em_histogram generation_len;  /* tokens of a choice's answer */
+} em_latencies;
 
 /* Counters since open; gauges now. */
 typedef struct em_engine_stats {
@@ -168,7 +197,13 @@ typedef struct em_engine_stats {
     uint64_t prompt_tokens, generation_tokens;
     uint64_t requests_ok, requests_cancelled, requests_failed;
     int32_t running, waiting;             /* sequences in steps, choices not yet admitted */
-    int32_t kv_blocks, kv_blocks_free;
+    int32_t kv_blocks, kv_blocks_free;    /* free: not used by a sequence, perhaps cached */
+    int32_t kv_blocks_cached;             /* of the free ones: hold prefixes that may be hit */
+    uint64_t preemptions;                 /* times a running sequence was put back to make room */
+    uint64_t prefix_queries, prefix_hits; /* prompt tokens looked up in the prefix cache, found there */
+    uint64_t finished[EM_FINISH_REASONS]; /* choices, by em_finish */
+    double tokens_per_s;                  /* computed in recent steps, prompts' and answers' */
+    em_latencies latencies;
     uint64_t engram_tokens, engram_rows, engram_bytes, engram_waits, engram_wait_ns, engram_lead_ns;
 } em_engine_stats;
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats);

@@ -77,6 +77,9 @@ int em_request_check(const em_request *r, const em_engine_info *info, em_error *
     if (r->prompt_logprobs && r->logprobs < 0)
         return em_error_set(err, -EINVAL,
                             "prompt logprobs were asked for without logprobs: set logprobs to 0 or more.");
+    if (r->cache_salt_len > EM_REQUEST_MAX_SALT_BYTES || (r->cache_salt_len && !r->cache_salt))
+        return em_error_set(err, -EINVAL, "cache_salt has %zu bytes: at most %d are allowed.", r->cache_salt_len,
+                            EM_REQUEST_MAX_SALT_BYTES);
     int rc = check_sampling(&r->sampling, err);
     return rc ? rc : check_stops(r, info, err);
 }
@@ -104,6 +107,7 @@ em_request *em_request_free(em_request *r)
         free(r->stops[i].text);
     free(r->prompts);
     free(r->stops);
+    free(r->cache_salt);
     free(r);
     return NULL;
 }

@@ -8,6 +8,7 @@
 
 #include "engine/base/clock.h"
 
+#define MAX_WAIT_S 3600 /* the longest estimate */
 #define N_BUCKETS 1024 /* ids are consecutive, so their low bits spread them evenly */
 
 struct em_request_queue {
@@ -108,6 +109,19 @@ void em_request_queue_cancel(em_request_queue *q, uint64_t id)
         pthread_cond_signal(&q->changed);
     }
     pthread_mutex_unlock(&q->lock);
+}
+
+int32_t em_request_queue_wait_s(em_request_queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    double n_waiting = q->n_waiting, rate = q->stats.tokens_per_s, tokens_each = 0;
+    const em_latencies *l = &q->stats.latencies;
+    uint64_t n_ended = em_histogram_total(&l->prompt_len);
+    if (n_ended)
+        tokens_each = (l->prompt_len.sum + l->generation_len.sum) / (double)n_ended;
+    pthread_mutex_unlock(&q->lock);
+    double wait_s = rate > 0 ? n_waiting * tokens_each / rate : 0;
+    return wait_s < 1 ? 1 : wait_s > MAX_WAIT_S ? MAX_WAIT_S : (int32_t)(wait_s + 0.5);
 }
 
 void em_request_queue_drain(em_request_queue *q)

@@ -25,6 +25,8 @@ em_request_queue *em_request_queue_free(em_request_queue *q); /* NULL is fine; r
 /* Hands a request over and gives it its id. -EBUSY: too many wait; -ESHUTDOWN: draining or closing. */
 int em_request_queue_push(em_request_queue *q, em_live *live, uint64_t *ret_id);
 void em_request_queue_cancel(em_request_queue *q, uint64_t id);
+/* Seconds, at least 1, until what waits now is served at the recent rate. */
+int32_t em_request_queue_wait_s(em_request_queue *q);
 void em_request_queue_drain(em_request_queue *q);
 void em_request_queue_close(em_request_queue *q);
 /* Everything but the Engram counters. */

@@ -319,6 +319,11 @@ void em_engine_cancel(em_engine *e, uint64_t id)
     pthread_mutex_unlock(&e->lock);
 }
 
+int32_t em_engine_retry_after_s(em_engine *e)
+{
+    return 1;
+}
+
 void em_engine_drain(em_engine *e)
 {
     pthread_mutex_lock(&e->lock);
