@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #include "api/error.h"
+#include "api/reply.h"
 #include "engine/base/buf.h"
 #include "engine/engine.h"
 #include "server/config.h"
@@ -45,6 +46,7 @@ typedef struct em_route {
     bool post;         /* POST; otherwise GET and HEAD */
     bool needs_engine; /* 503 while loading and draining */
     em_route_fn *handle;
+    const em_endpoint *endpoint; /* of em_job_start; NULL: another kind of route */
 } em_route;
 
 struct em_exchange {
@@ -93,7 +95,7 @@ void em_route_find(em_exchange *x);
 /* Value of the Allow header for a path; NULL: unknown path. */
 const char *em_route_allow(const char *path);
 
-/* --- completions (job.c) ------------------------------------------------------------------------------------- */
+/* --- generating (job.c) --------------------------------------------------------------------------------------- */
 
 struct em_job {
     /* under inbox.lock until the event with `last` has been taken */
@@ -110,20 +112,20 @@ struct em_job {
     em_http *http;
     em_exchange *exchange;
     uint64_t engine_id;
-    struct em_completion *completion;
-    struct em_completion_reply *reply;
+    em_call call;
     em_buf out; /* bytes for the client; out_at of them are sent */
     size_t out_at, reply_bytes;
     uint64_t last_write_ns;
-    bool stream, suspended;
+    bool suspended;
     bool finished;        /* the event with `last` has come: the step thread knows nothing of this job any more */
+    bool complete;        /* the endpoint needs no more events */
     bool cut;             /* end the connection with an error, so that the answer does not look complete */
-    em_api_error failure; /* status > 0: the answer instead of the completion */
+    em_api_error failure; /* status > 0: the answer instead of the one asked for */
     const char *end;      /* why it ended, for the access line */
     int64_t prompt_tokens, completion_tokens;
 };
 
-em_route_fn em_job_start;                      /* POST /v1/completions */
+em_route_fn em_job_start;                      /* runs the route's endpoint */
 enum MHD_Result em_job_answer(em_exchange *x); /* resumed: the whole answer is there, or the client has gone */
 void em_job_take_ready(em_http *h);            /* events of the step thread -> bytes */
 void em_job_client_gone(em_job *job);

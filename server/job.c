@@ -1,14 +1,12 @@
-/* One completion: from the body to the last byte. The step thread delivers events into the inbox; the HTTP thread turns
+/* One call of an endpoint that generates: from the body to the last byte. The step thread delivers events into the inbox; the HTTP thread turns
  * them into bytes and resumes the connection. Suspending, resuming and the question "is there anything to send" all
  * happen on the HTTP thread, so that no wake-up can be lost between them. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
-#include "api/completion_reply.h"
 #include "engine/base/clock.h"
 #include "server/http.h"
 
@@ -128,24 +126,19 @@ static enum MHD_Result queue_stream(em_job *job)
 
 /* --- from the body to the engine ------------------------------------------------------------------------------ */
 
-static em_job *job_new(em_exchange *x, em_completion *c)
+/* Takes the call over, also on failure. */
+static em_job *job_new(em_exchange *x, em_call *call)
 {
-    char id[32];
-    uint64_t bits[2] = {em_now_ns(), (uint64_t)(uintptr_t)x};
-    if (getrandom(bits, 12, 0) != 12)
-        bits[1] ^= bits[0];
-    snprintf(id, sizeof(id), "cmpl-%016" PRIx64 "%08" PRIx32, bits[0], (uint32_t)bits[1]);
     em_job *job = calloc(1, sizeof(*job));
-    if (!job || em_completion_reply_new(c, id, (int64_t)time(NULL), &job->reply) < 0) {
-        em_completion_free(c);
+    if (!job || em_call_open(call, (int64_t)time(NULL)) < 0) {
+        em_call_done(call);
         free(job);
         return NULL;
     }
     job->events_tail = &job->events;
     job->http = x->http;
     job->exchange = x;
-    job->completion = c;
-    job->stream = c->stream;
+    job->call = *call;
     job->last_write_ns = em_now_ns();
     return job;
 }
@@ -167,10 +160,11 @@ static int submit(em_job *job, em_api_error *ret_err)
     em_http *h = job->http;
     em_error err = {0};
     em_sink sink = {.on_event = on_event, .on_step_end = on_step_end, .ctx = job};
-    snprintf(job->completion->req->id, sizeof(job->completion->req->id), "%s", job->exchange->id);
-    int r = em_engine_submit(em_service_engine(h->service), job->completion->req, sink, &job->engine_id, &err);
+    em_request *req = job->call.req;
+    snprintf(req->id, sizeof(req->id), "%s", job->exchange->id);
+    int r = em_engine_submit(em_service_engine(h->service), req, sink, &job->engine_id, &err);
     if (r == 0) {
-        job->completion->req = NULL; /* the engine's now */
+        job->call.req = NULL; /* the engine's now */
         return 0;
     }
     if (r == -EBUSY) {
@@ -212,21 +206,21 @@ static void unlink_job(em_http *h, em_job *job)
 
 static void destroy(em_job *job)
 {
-    em_completion_reply_free(job->reply);
-    em_completion_free(job->completion);
+    em_call_done(&job->call);
     em_buf_done(&job->out);
     free(job);
 }
 
 enum MHD_Result em_job_start(em_exchange *x)
 {
-    em_completion *c = NULL;
+    em_call call;
     em_api_error err = {0};
-    int r = em_completion_parse(em_exchange_body(x), x->body.len, em_service_api(x->http->service), &c, &err);
+    const em_api_context *ctx = em_service_api(x->http->service);
+    int r = em_call_parse(x->route->endpoint, em_exchange_body(x), x->body.len, ctx, &call, &err);
     em_exchange_drop_body(x);
     if (r < 0)
         return r == -EINVAL ? em_reply_error(x, &err) : em_reply_oom(x);
-    em_job *job = job_new(x, c);
+    em_job *job = job_new(x, &call);
     if (!job)
         return em_reply_oom(x);
     if (submit(job, &err) < 0) {
@@ -236,7 +230,7 @@ enum MHD_Result em_job_start(em_exchange *x)
     x->job = job;
     link_job(x->http, job);
     em_exchange_watch(x);
-    if (job->stream)
+    if (job->call.stream)
         return queue_stream(job);
     suspend(job);
     return MHD_YES;
@@ -283,7 +277,7 @@ void em_job_abort(em_job *job, int status, const char *code, const char *message
         return;
     cancel(job, code);
     em_api_error_set(&job->failure, status, code, NULL, "%s", message);
-    if (job->stream) { /* the status has gone out long ago */
+    if (job->call.stream) { /* the status has gone out long ago */
         em_buf_puts(&job->out, "data: ");
         em_api_error_json(&job->failure, &job->out);
         em_buf_puts(&job->out, "\n\n");
@@ -306,7 +300,7 @@ enum MHD_Result em_job_answer(em_exchange *x)
         suspend(job);
         return MHD_YES;
     }
-    int r = em_completion_reply_json(job->reply, &body, &err);
+    int r = em_call_json(&job->call, &body, &err);
     if (r == 0)
         return em_reply_json(x, 200, &body);
     em_buf_done(&body);
@@ -321,10 +315,16 @@ static void count_tokens(em_job *job, const em_event *ev)
     if (ev->finish == EM_FINISH_NONE)
         return;
     job->completion_tokens += ev->completion_tokens;
-    if (ev->choice % job->completion->n == 0)
+    if (ev->choice % job->call.n == 0)
         job->prompt_tokens += ev->prompt_tokens;
     if (!job->end)
         job->end = end[ev->finish];
+}
+
+static void complete(em_job *job)
+{
+    job->complete = true;
+    cancel(job, "stop");
 }
 
 static void add_to_stream(em_job *job, const em_event *ev)
@@ -343,9 +343,12 @@ static void add_to_stream(em_job *job, const em_event *ev)
         em_buf_consume(&job->out, job->out_at);
         job->out_at = 0;
     }
-    if (em_completion_reply_stream(job->reply, ev, &job->out) < 0 || job->out.failed) {
+    int r = em_call_stream(&job->call, ev, &job->out);
+    if (r < 0 || job->out.failed) {
         cancel(job, "out_of_memory");
         job->cut = true;
+    } else if (r > 0) {
+        complete(job);
     }
 }
 
@@ -355,8 +358,11 @@ static void add_to_reply(em_job *job, const em_event *ev)
     if (job->reply_bytes > (size_t)job->http->config->max_reply_bytes)
         em_job_abort(job, 400, "answer_too_large",
                      "the answer grew too large to be sent at once; ask for less, or use \"stream\": true");
-    else if (em_completion_reply_add(job->reply, ev) < 0)
+    int r = job->failure.status ? 0 : em_call_add(&job->call, ev);
+    if (r < 0)
         em_job_abort(job, 503, "out_of_memory", "out of memory");
+    else if (r > 0)
+        complete(job);
 }
 
 static void take_events(em_job *job)
@@ -366,8 +372,8 @@ static void take_events(em_job *job)
         count_tokens(job, ev);
         if (ev->last)
             job->finished = true;
-        if (!job->cut && !job->failure.status) {
-            if (job->stream)
+        if (!job->cut && !job->complete && !job->failure.status) {
+            if (job->call.stream)
                 add_to_stream(job, ev);
             else
                 add_to_reply(job, ev);
@@ -422,7 +428,7 @@ void em_job_take_ready(em_http *h)
 void em_job_keepalive(em_http *h, uint64_t now)
 {
     for (em_job *job = h->jobs; job; job = job->next)
-        if (job->stream && job->suspended && now - job->last_write_ns >= h->config->keepalive_interval) {
+        if (job->call.stream && job->suspended && now - job->last_write_ns >= h->config->keepalive_interval) {
             em_buf_puts(&job->out, ": keep-alive\n\n");
             resume(job);
         }

@@ -109,13 +109,18 @@ static enum MHD_Result detokenize(em_exchange *x)
     return answer(x, r, &body, &err);
 }
 
+/* clang-format off */
 static const em_route routes[] = {
-    /* path, prefix, post, needs_engine, handle */
-    {"/health", false, false, false, health},   {"/ready", false, false, false, ready},
-    {"/version", false, false, false, version}, {"/v1/models", false, false, true, models},
-    {"/v1/models/", true, false, true, model},  {"/v1/completions", false, true, true, em_job_start},
-    {"/tokenize", false, true, true, tokenize}, {"/detokenize", false, true, true, detokenize},
+    {"/health", .handle = health},
+    {"/ready", .handle = ready},
+    {"/version", .handle = version},
+    {"/v1/models", .needs_engine = true, .handle = models},
+    {"/v1/models/", .prefix = true, .needs_engine = true, .handle = model},
+    {"/v1/completions", .post = true, .needs_engine = true, .handle = em_job_start, .endpoint = &em_completion_endpoint},
+    {"/tokenize", .post = true, .needs_engine = true, .handle = tokenize},
+    {"/detokenize", .post = true, .needs_engine = true, .handle = detokenize},
 };
+/* clang-format on */
 #define N_ROUTES (sizeof(routes) / sizeof(routes[0]))
 
 static const em_route *find_path(const char *path)
@@ -146,7 +151,7 @@ static enum MHD_Result options(em_exchange *x)
     return em_reply_queue(x, 204, response);
 }
 
-static const em_route options_route = {"*", false, false, false, options};
+static const em_route options_route = {"*", .handle = options};
 
 void em_route_find(em_exchange *x)
 {
