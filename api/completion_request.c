@@ -13,7 +13,7 @@
 
 /* The fields as read, before they become an em_request. */
 typedef struct params {
-    em_generation gen; /* first: the shared rules read into it */
+    em_generation gen;
     const em_field *prompt, *best_of;
     int64_t max_tokens, logprobs;
     bool echo, add_special_tokens;
@@ -39,7 +39,7 @@ static int read_logprobs(const em_field *f, const em_api_context *ctx, void *int
 #define AT(field) offsetof(params, field)
 
 static const em_field_rule completion_rules[] = {
-    {.use = EM_FIELD_TABLE, .table = &em_generation_fields},
+    {.use = EM_FIELD_TABLE, .offset = AT(gen), .table = &em_generation_fields},
     {"prompt", EM_FIELD_LATER, AT(prompt)},
     {"max_tokens", EM_FIELD_READ, .read = read_max_tokens},
     {"best_of", EM_FIELD_LATER, AT(best_of)},

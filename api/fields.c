@@ -191,7 +191,8 @@ static int apply_rule(const em_field_rule *rule, const em_field *f, const em_api
     return check_unsupported(rule, f, err);
 }
 
-static const em_field_rule *find_rule(const char *name, const em_field_rule *rules, size_t n_rules)
+/* base grows by the offsets of the tables that the rule was found in. */
+static const em_field_rule *find_rule(const char *name, const em_field_rule *rules, size_t n_rules, size_t *base)
 {
     for (size_t i = 0; i < n_rules; i++) {
         if (rules[i].use != EM_FIELD_TABLE) {
@@ -199,22 +200,31 @@ static const em_field_rule *find_rule(const char *name, const em_field_rule *rul
                 return &rules[i];
             continue;
         }
-        const em_field_rule *inner = find_rule(name, rules[i].table->rules, rules[i].table->n);
-        if (inner)
+        size_t inner_base = *base + rules[i].offset;
+        const em_field_rule *inner = find_rule(name, rules[i].table->rules, rules[i].table->n, &inner_base);
+        if (inner) {
+            *base = inner_base;
             return inner;
+        }
     }
     return NULL;
+}
+
+bool em_fields_know(const em_field_table *table, const char *name)
+{
+    return find_rule(name, table->rules, table->n, &(size_t){0}) != NULL;
 }
 
 static int apply_field(const em_field *f, const em_field_rule *rules, size_t n_rules, const em_api_context *ctx,
                        void *into, em_api_error *err)
 {
-    const em_field_rule *rule = find_rule(f->name, rules, n_rules);
+    size_t base = 0;
+    const em_field_rule *rule = find_rule(f->name, rules, n_rules, &base);
     if (f->has_nul && !(rule && rule->nul_ok))
         return em_api_error_set(err, 400, "invalid_value", f->name,
                                 "%s holds a NUL character (\\u0000), which it may not contain", f->name);
     if (rule)
-        return f->type == EM_JSON_NULL ? 0 : apply_rule(rule, f, ctx, into, err);
+        return f->type == EM_JSON_NULL ? 0 : apply_rule(rule, f, ctx, (char *)into + base, err);
     if (ctx->ignore_unknown_fields)
         return 0;
     return em_api_error_set(err, 400, "unknown_parameter", f->name, "Unknown parameter '%s'", f->name);

@@ -21,7 +21,7 @@ typedef enum em_field_use {
     EM_FIELD_LATER,       /* const em_field * at offset: the endpoint reads it when all else is known */
     EM_FIELD_NO_EFFECT,   /* checked against `what`, then left aside */
     EM_FIELD_UNSUPPORTED, /* only its neutral value passes */
-    EM_FIELD_TABLE,       /* no field: the rows of `table`, whose struct is the beginning of this one's */
+    EM_FIELD_TABLE,       /* no field: the rows of `table`, for the struct at offset */
 } em_field_use;
 
 typedef struct em_field_table {
@@ -44,6 +44,8 @@ typedef struct em_field_rule {
 /* Takes every field of the body through its rule. */
 int em_fields_apply(const em_body *body, const em_field_rule *rules, size_t n_rules, const em_api_context *ctx,
                     void *into, em_api_error *err);
+
+bool em_fields_know(const em_field_table *table, const char *name);
 
 /* One value; `path` names it in errors ("n", "prompt[3]"). The JSON token is the current one of j. */
 int em_value_bool(const em_json *j, const char *path, bool *ret, em_api_error *err);

@@ -1,6 +1,5 @@
 /* What requests of /v1/completions and /v1/chat/completions have in common: how to sample, when to stop, how to answer.
- * An endpoint's own parameters begin with an em_generation, and its table of fields has the row
- * {.use = EM_FIELD_TABLE, .table = &em_generation_fields}. */
+ * An endpoint's own parameters hold an em_generation, and its table of fields has a row EM_FIELD_TABLE for it. */
 #ifndef EM_API_GENERATION_H
 #define EM_API_GENERATION_H
 

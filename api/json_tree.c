@@ -53,7 +53,7 @@ void em_arena_done(em_arena *a)
 typedef struct reader {
     em_arena *arena;
     em_json json;
-    size_t nodes_left;
+    size_t *values_left;
 } reader;
 
 /* The current KEY or STRING, unescaped. */
@@ -180,8 +180,9 @@ static int read_children(reader *r, em_node *parent)
 /* The current token begins the value. Depth is bounded by the reader of tokens. */
 static int read_value(reader *r, em_node *n)
 {
-    if (r->nodes_left-- == 0)
+    if (!*r->values_left)
         return -E2BIG;
+    --*r->values_left;
     n->type = r->json.type;
     switch (n->type) {
     case EM_JSON_OBJECT:
@@ -195,9 +196,10 @@ static int read_value(reader *r, em_node *n)
     }
 }
 
-int em_tree_parse(em_arena *a, const char *text, size_t len, unsigned max_depth, size_t max_nodes, em_node **ret_root)
+int em_tree_parse(em_arena *a, const char *text, size_t len, unsigned max_depth, size_t *values_left,
+                  em_node **ret_root)
 {
-    reader r = {.arena = a, .nodes_left = max_nodes};
+    reader r = {.arena = a, .values_left = values_left};
     em_node *root = em_node_new(a, EM_JSON_NULL);
     if (!root)
         return -ENOMEM;

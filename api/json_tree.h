@@ -28,9 +28,10 @@ typedef struct em_node {
     struct em_node *next;
 } em_node;
 
-/* One strict JSON text. -EINVAL malformed or too deep, -ERANGE a number too large for a double, -E2BIG more than
- * max_nodes values, -ENOMEM. */
-int em_tree_parse(em_arena *a, const char *text, size_t len, unsigned max_depth, size_t max_nodes, em_node **ret_root);
+/* One strict JSON text. values_left goes down by the values in it. -EINVAL malformed or too deep, -ERANGE a number too
+ * large for a double, -E2BIG more values than were left, -ENOMEM. */
+int em_tree_parse(em_arena *a, const char *text, size_t len, unsigned max_depth, size_t *values_left,
+                  em_node **ret_root);
 
 /* The member of an object; NULL when n is NULL or no object, there is none, or it is null. */
 const em_node *em_node_member(const em_node *n, const char *key);

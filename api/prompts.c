@@ -50,7 +50,7 @@ static int push_prompt(em_prompts *p, const em_api_context *ctx, em_api_error *e
     return 0;
 }
 
-static int too_long(const char *path, const em_engine_info *info, const char *more, size_t n_ids, em_api_error *err)
+int em_prompt_too_long(const char *path, const em_engine_info *info, const char *more, size_t n_ids, em_api_error *err)
 {
     return em_api_error_set(err, 400, "context_length_exceeded", path,
                             "%s has %s%zu tokens, but this model's context length is %d tokens and a prompt must be "
@@ -62,7 +62,7 @@ static int too_long(const char *path, const em_engine_info *info, const char *mo
 static int take_ids(em_prompts *p, const char *path, const em_engine_info *info, em_ids *ids, em_api_error *err)
 {
     if (ids->n >= (size_t)info->max_len)
-        return too_long(path, info, "", ids->n, err);
+        return em_prompt_too_long(path, info, "", ids->n, err);
     em_prompt *prompt = &p->prompts[p->n - 1];
     prompt->n_ids = (int32_t)ids->n;
     prompt->ids = ids->id;
@@ -152,13 +152,12 @@ static int tokenize_prompt(em_prompts *p, const char *path, size_t len, const em
     em_engine_get_info(ctx->engine, &info);
     /* An empty text has nothing but BOS to begin from, whether or not one was asked for. */
     bool bos = em_text_wants_bos(&info, add_special_tokens) || (len == 0 && info.bos_id >= 0);
-    /* Counting somewhat beyond the limit lets most errors name the exact length; a huge text is not worth it. */
-    size_t limit = (size_t)info.max_len * 4 + 4096;
+    size_t limit = em_prompt_count_limit(&info);
     em_ids ids = {0};
     p->bos[p->n - 1] = bos;
     int r = em_text_ids(ctx, path, p->text[p->n - 1], len, bos, limit, &ids, err);
     if (r == -E2BIG)
-        r = too_long(path, &info, "more than ", limit, err);
+        r = em_prompt_too_long(path, &info, "more than ", limit, err);
     else if (!r && ids.n == 0)
         r = em_api_error_set(err, 400, "invalid_value", path,
                              "%s is empty, and the model has no token that begins a text; send some text", path);

@@ -29,6 +29,14 @@ static inline bool em_text_wants_bos(const em_engine_info *info, bool add_specia
 int em_text_ids(const em_api_context *ctx, const char *path, const char *text, size_t len, bool bos, size_t limit,
                 em_ids *ids, em_api_error *err);
 
+/* context_length_exceeded; more: "" or "more than ". */
+int em_prompt_too_long(const char *path, const em_engine_info *info, const char *more, size_t n_ids, em_api_error *err);
+/* How far ids are counted: most errors can then name the exact length, and a huge text is not worth it. */
+static inline size_t em_prompt_count_limit(const em_engine_info *info)
+{
+    return (size_t)info->max_len * 4 + 4096;
+}
+
 /* j stands at the [ of a list of ids; afterwards at its ]. path names the list. */
 int em_id_list_read(em_json *j, const char *path, int32_t vocab_size, em_ids *ids, em_api_error *err);
 

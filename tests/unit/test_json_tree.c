@@ -44,12 +44,12 @@ START_TEST(numbers_read_back)
 END_TEST
 
 /* Writes text in both styles, "spaced\ncompact"; or the name of the error. */
-static const char *rewritten(const char *text, unsigned depth, size_t max_nodes)
+static const char *rewritten(const char *text, unsigned depth, size_t left)
 {
     static char s[8192];
     em_arena a = {0};
     em_node *root = NULL;
-    int e = em_tree_parse(&a, text, strlen(text), depth, max_nodes, &root);
+    int e = em_tree_parse(&a, text, strlen(text), depth, &left, &root);
     if (e) {
         ck_assert_ptr_null(root);
         snprintf(s, sizeof s, "%s", strerrorname_np(-e));
@@ -125,7 +125,9 @@ START_TEST(members)
     const char *text = "{\"a\":\"x\",\"n\":null,\"l\":[1,2,3]}";
     em_arena a = {0};
     em_node *root = NULL;
-    ck_assert_int_eq(em_tree_parse(&a, text, strlen(text), 0, 100, &root), 0);
+    size_t left = 100;
+    ck_assert_int_eq(em_tree_parse(&a, text, strlen(text), 0, &left, &root), 0);
+    ck_assert_uint_eq(left, 100 - 7);
     ck_assert(em_node_is(em_node_member(root, "a"), "x"));
     ck_assert(!em_node_is(em_node_member(root, "a"), "xy"));
     ck_assert_ptr_null(em_node_member(root, "n"));
