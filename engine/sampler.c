@@ -162,6 +162,18 @@ static double weigh(em_sampler *s, const float *logits, double max, double tempe
     return sum;
 }
 
+/* Drops tokens less probable than min_p times the best one, whose weight is 1; returns the sum of what is left. */
+static double keep_min_p(em_sampler *s, double min_p)
+{
+    double left = 0;
+    for (int32_t i = 0; i < s->vocab_size; i++) {
+        if (s->weight[i] < min_p)
+            s->weight[i] = 0;
+        left += s->weight[i];
+    }
+    return left;
+}
+
 /* Drops what lies outside the most probable top_p; returns the sum of what is left. */
 static double keep_top_p(em_sampler *s, double sum, double top_p)
 {
@@ -206,6 +218,8 @@ int em_sampler_pick(em_sampler *s, const float *logits, const em_sampling *how, 
     if (filtered)
         make_keys(s, logits);
     double sum = weigh(s, logits, logits[max_id], how->temperature, how->top_k);
+    if (how->min_p > 0)
+        sum = keep_min_p(s, how->min_p);
     if (how->top_p < 1)
         sum = keep_top_p(s, sum, how->top_p);
     *ret_id = draw(s, sum, em_rng_uniform(how->seed, choice, position, 0));

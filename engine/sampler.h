@@ -1,8 +1,8 @@
 /* Logits -> token. Pure functions; the order of steps and every tie rule is fixed:
  * logprobs are the log-softmax of the raw logits (before temperature). temperature 0 is greedy, ties to the lowest id.
- * Otherwise: logits / temperature, keep the top_k largest (ties at the cut: lowest ids), softmax, keep the smallest
- * set of most probable tokens whose mass reaches top_p (at least one; ties: lowest id first), draw with one uniform
- * number of (seed, choice, position), tokens laid out in order of their ids. "Largest" and "most probable" both order
+ * Otherwise: logits / temperature, keep the top_k largest (ties at the cut: lowest ids), softmax, drop what is less
+ * probable than min_p times the best, keep the smallest set of most probable tokens whose mass reaches top_p (at least
+ * one; ties: lowest id first), draw with one uniform number of (seed, choice, position), tokens laid out in order of their ids. "Largest" and "most probable" both order
  * by the raw logit, so nothing hangs on the rounding of a softmax. Sums are doubles added in a fixed order. */
 #ifndef EM_ENGINE_SAMPLER_H
 #define EM_ENGINE_SAMPLER_H
@@ -16,6 +16,7 @@ typedef struct em_sampling {
     float temperature; /* >= 0; 0: greedy */
     float top_p;       /* 0..1; 0 means the most probable token only; 1: off */
     int32_t top_k;     /* 0 or -1: off */
+    float min_p;       /* 0..1; drops tokens less probable than min_p times the best one; 0: off */
     uint64_t seed;
 } em_sampling;
 

@@ -40,6 +40,14 @@ static void reference_filter(const float *logits, int32_t n, const em_sampling *
     for (int32_t i = 0; i < n_kept; i++)
         sum += kept[order[i]] = exp((logits[order[i]] - max) / (double)how->temperature);
     *doubt = false;
+    if (how->min_p > 0) {
+        sum = 0;
+        for (int32_t i = 0; i < n_kept; i++) {
+            if (kept[order[i]] < (double)how->min_p)
+                kept[order[i]] = 0;
+            sum += kept[order[i]];
+        }
+    }
     if (how->top_p < 1) {
         double mass = 0, target = (double)how->top_p * sum;
         int32_t i = 0;
@@ -95,11 +103,13 @@ static em_sampling make_sampling(unsigned long long seed, uint32_t c, int32_t n)
 {
     static const float temperature[] = {0.0f, 0.3f, 1.0f, 2.0f, 1e-30f};
     static const float top_p[] = {0.0f, 1e-9f, 0.1f, 0.5f, 0.9f, 0.999f, 1.0f};
+    static const float min_p[] = {0.0f, 0.0f, 0.0f, 0.05f, 0.5f, 1.0f};
     const int32_t top_k[] = {0, -1, 1, 2, 5, n - 1, n, n + 7};
     return (em_sampling){
         .temperature = temperature[em_rng_u64(seed, c, 1, 9) % 5],
         .top_p = top_p[em_rng_u64(seed, c, 2, 9) % 7],
         .top_k = top_k[em_rng_u64(seed, c, 3, 9) % 8],
+        .min_p = min_p[em_rng_u64(seed, c, 5, 9) % 6],
         .seed = em_rng_u64(seed, c, 4, 9),
     };
 }
