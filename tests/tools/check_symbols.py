@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Every global symbol of every static library begins with em_, and engram and base need no other layer.
 
-usage: check_symbols.py NM LIBRARY.a ...
+usage: check_symbols.py NM SOURCE_ROOT BUILD_ROOT
 """
+import json
 import os
 import re
 import subprocess
@@ -38,11 +39,21 @@ def check_library(nm, library):
     return findings, len(defined)
 
 
+def product_libraries(source_root, build_root):
+    """Paths of the static libraries that the product's folders define, as meson knows them."""
+    with open(os.path.join(build_root, "meson-info", "intro-targets.json"), encoding="utf-8") as f:
+        targets = json.load(f)
+    for target in targets:
+        folder = os.path.relpath(target["defined_in"], source_root).split(os.sep)[0]
+        if target["type"] == "static library" and folder in house.PRODUCT:
+            yield from target["filename"]
+
+
 def main(argv):
-    if len(argv) < 3:
+    if len(argv) != 4:
         sys.exit(__doc__)
     findings, count = [], 0
-    for library in argv[2:]:
+    for library in product_libraries(argv[2], argv[3]):
         found, n = check_library(argv[1], library)
         findings += found if n else [f"{library}: exports nothing"]
         count += n
