@@ -84,6 +84,7 @@ need_tests() {
     need venv python3-venv
     need cmd:curl curl
     need cmd:nm binutils
+    need cmd:wrk wrk
 }
 
 # The other compiler: fuzzing, a second opinion on warnings.
