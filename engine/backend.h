@@ -30,6 +30,8 @@ typedef struct em_backend em_backend;
 struct em_backend {
     const char *name; /* "cpu/avx512" */
     em_engram_mem mem; /* memory the Engram service should use for staging */
+    uint64_t linear_ns;    /* so far in dense weight products: what a stage's time is made of */
+    uint64_t experts_read; /* so far, over steps and layers: routed experts whose weights a step had to read */
 
     /* one step, in this order; T tokens, streams [T, hc, H], x and y [T, H] live in the backend */
     int (*begin)(em_backend *be, const em_batch *batch, em_error *err); /* positions, rotary tables */
@@ -59,6 +61,8 @@ typedef struct em_cpu_opts {
 } em_cpu_opts;
 
 em_state_bytes em_cpu_state_bytes(const em_model_config *cfg, int32_t block_tokens);
+/* Bytes of a step's buffers, the most that em_cpu_open will take for them; their pages come as they are touched. */
+int64_t em_cpu_workspace_bytes(const em_model_config *cfg, const em_backend_shape *shape, int32_t n_threads);
 int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backend_shape *shape, const em_cpu_opts *opts,
                 em_backend **ret_backend, em_error *err);
 

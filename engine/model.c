@@ -6,8 +6,10 @@
 #include <string.h>
 
 #include "engine/backend.h"
+#include "engine/base/clock.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/thread_pool.h"
+#include "engine/plan_count.h"
 #include "engine/safetensors.h"
 
 struct em_model {
@@ -22,11 +24,32 @@ struct em_model {
     em_backend_shape shape;
     int32_t n_threads;     /* of the backend */
     int32_t *suffix;       /* [max_batch_tokens, max_order] look-back classes of a step being asked for */
+    em_step_times times;
+    uint64_t lap_ns;       /* when the part of a step that is running now began */
     void (*on_progress)(void *ctx, const char *phase, double fraction);
     void *progress_ctx;
 };
 
 /* --- the forward pass --------------------------------------------------------------------------------------- */
+
+/* The time since the last lap belongs to this part. */
+static void lap(em_model *m, uint64_t *part)
+{
+    uint64_t now = em_now_ns();
+    *part += now - m->lap_ns;
+    m->lap_ns = now;
+}
+
+static void attention(em_model *m, int32_t l)
+{
+    em_backend *be = m->backend;
+    uint64_t linear_ns = be->linear_ns, all = 0;
+    be->attention(be, l);
+    lap(m, &all);
+    linear_ns = be->linear_ns - linear_ns;
+    m->times.dense += linear_ns;
+    m->times.attention += all > linear_ns ? all - linear_ns : 0;
+}
 
 /* Block l of the specification, section 4.2. */
 static int forward_layer(em_model *m, int32_t l, em_engram_ticket *ticket)
@@ -36,29 +59,38 @@ static int forward_layer(em_model *m, int32_t l, em_engram_ticket *ticket)
     if (table >= 0) {
         em_engram_rows rows;
         int r = em_engram_take(ticket, table, &rows);
+        lap(m, &m->times.wait);
         if (r < 0)
             return r;
         be->engram(be, l, &rows);
+        lap(m, &m->times.engram);
     }
     be->hc_pre(be, l, EM_SITE_ATTN);
-    be->attention(be, l);
+    lap(m, &m->times.other);
+    attention(m, l);
     be->hc_post(be, l, EM_SITE_ATTN);
     be->hc_pre(be, l, EM_SITE_FFN);
+    lap(m, &m->times.other);
     be->moe(be, l);
+    lap(m, &m->times.moe);
     be->hc_post(be, l, EM_SITE_FFN);
+    lap(m, &m->times.other);
     return 0;
 }
 
 int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticket, float *logits, em_error *err)
 {
     em_backend *be = m->backend;
+    m->lap_ns = em_now_ns();
     int r = be->begin(be, batch, err);
     if (r < 0)
         goto out;
+    lap(m, &m->times.other);
     if (!ticket && (r = em_model_ask(m, batch, &ticket)) < 0) {
         em_error_set(err, r, "no Engram ticket is free for this step");
         goto out;
     }
+    m->lap_ns = em_now_ns(); /* asking has its own clock */
     be->embed(be);
     for (int32_t l = 0; l < m->cfg.n_layers; l++) {
         r = forward_layer(m, l, ticket);
@@ -68,6 +100,7 @@ int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticke
         }
     }
     r = be->head(be, logits, err);
+    lap(m, &m->times.head);
 out:
     em_engram_release(ticket);
     return r;
@@ -102,8 +135,11 @@ int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_tick
     }
     if (batch->n_tokens > m->shape.max_batch_tokens)
         return -EINVAL;
+    uint64_t start_ns = em_now_ns();
     fill_suffixes(m, batch);
-    return em_engram_ask(m->engram, m->suffix, batch->n_tokens, ret_ticket);
+    int r = em_engram_ask(m->engram, m->suffix, batch->n_tokens, ret_ticket);
+    m->times.ask += em_now_ns() - start_ns;
+    return r;
 }
 
 void em_model_copy_slot(em_model *m, int32_t from, int32_t to)
@@ -201,49 +237,6 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
     return m->suffix ? 0 : em_error_set(err, -ENOMEM, "not enough memory to open %s", opts->dir);
 }
 
-static int32_t gcd(int32_t a, int32_t b)
-{
-    return b ? gcd(b, a % b) : a;
-}
-
-#define EM_DEFAULT_BLOCK_TOKENS 64
-#define EM_DEFAULT_KV_BYTES (1ll << 30)
-
-/* Block size, number of blocks and lengths, from the options and the model. */
-static int plan_shape(em_model *m, const em_model_opts *opts, em_error *err)
-{
-    const em_model_config *cfg = &m->cfg;
-    em_backend_shape *sh = &m->shape;
-    if (opts->max_len < 0 || opts->max_len > cfg->max_len)
-        return em_error_set(err, -EINVAL, "--max-model-len %d is outside 1 .. %d, the model's length", opts->max_len, cfg->max_len);
-    sh->max_len = opts->max_len ? opts->max_len : cfg->max_len;
-    sh->max_batch_tokens = opts->max_batch_tokens;
-    sh->n_slots = opts->max_seqs;
-    sh->n_snapshots = opts->max_snapshots;
-    int32_t lcm = 1;
-    for (int32_t s = 0; s < cfg->n_kv_sources; s++) {
-        int32_t ratio = cfg->role[cfg->kv_source_layer[s]].ratio;
-        lcm = lcm / gcd(lcm, ratio) * ratio;
-        if (lcm > 1 << 16)
-            return em_error_set(err, -EINVAL, "%s/config.json: compress_ratios have no common block of positions", opts->dir);
-    }
-    int32_t want = opts->kv_block_tokens ? opts->kv_block_tokens : EM_DEFAULT_BLOCK_TOKENS;
-    sh->block_tokens = (want + lcm - 1) / lcm * lcm;
-
-    int64_t per_seq = ((int64_t)sh->max_len + sh->block_tokens - 1) / sh->block_tokens;
-    int64_t bytes = em_cpu_state_bytes(cfg, sh->block_tokens).block, blocks = opts->kv_cache_bytes / bytes;
-    if (opts->kv_cache_bytes == 0) {
-        blocks = EM_DEFAULT_KV_BYTES / bytes;
-        blocks = blocks < per_seq ? per_seq : blocks;
-        blocks = blocks > per_seq * sh->n_slots ? per_seq * sh->n_slots : blocks;
-    } else if (blocks < 1) {
-        return em_error_set(err, -EINVAL, "--kv-cache-bytes %lld is less than one block of %lld bytes",
-                            (long long)opts->kv_cache_bytes, (long long)bytes);
-    }
-    sh->n_blocks = (int32_t)(blocks < INT32_MAX ? blocks : INT32_MAX);
-    return 0;
-}
-
 static int check_opts(const em_model_opts *opts, em_error *err)
 {
     if (opts->max_seqs < 1 || opts->max_seqs > 1 << 16)
@@ -264,7 +257,7 @@ static int open_parts(em_model *m, const em_model_opts *opts, em_error *err)
 {
     int r;
     progress(m, "config", 0.0);
-    if ((r = em_model_config_load(opts->dir, &m->cfg, err)) < 0 || (r = plan_shape(m, opts, err)) < 0)
+    if ((r = em_model_config_load(opts->dir, &m->cfg, err)) < 0 || (r = em_model_shape(&m->cfg, opts, &m->shape, err)) < 0)
         return r;
     progress(m, "tokenizer", 0.0);
     if ((r = open_text(m, opts->dir, err)) < 0)
@@ -370,4 +363,15 @@ uint64_t em_model_kv_bytes(const em_model *m)
 {
     em_state_bytes b = em_cpu_state_bytes(&m->cfg, m->shape.block_tokens);
     return (uint64_t)b.block * (uint64_t)m->shape.n_blocks + (uint64_t)b.slot * ((uint64_t)m->shape.n_slots + (uint64_t)m->shape.n_snapshots);
+}
+
+void em_model_get_times(const em_model *m, em_step_times *ret_times)
+{
+    *ret_times = m->times;
+    ret_times->experts_read = m->backend->experts_read;
+}
+
+void em_model_step_bytes(const em_model *m, int64_t *ret_fixed, int64_t *ret_expert)
+{
+    em_weights_step_bytes(&m->cfg, m->weights, ret_fixed, ret_expert);
 }

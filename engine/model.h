@@ -44,6 +44,23 @@ int32_t em_model_n_threads(const em_model *m);        /* compute threads in use 
 uint64_t em_model_weight_bytes(const em_model *m);    /* weights mapped or held, tables left out */
 uint64_t em_model_kv_bytes(const em_model *m);        /* KV blocks and slots */
 
+/* Where the time of the steps since open went, in nanoseconds of the calling thread. */
+typedef struct em_step_times {
+    uint64_t ask;          /* hashing look-backs and asking for Engram rows */
+    uint64_t wait;         /* for rows that an Engram layer did not find in place */
+    uint64_t engram;       /* Engram layers once their rows are there */
+    uint64_t attention;    /* all of attention but its dense products: compressor, index, selection, scores, values */
+    uint64_t dense;        /* attention's dense products */
+    uint64_t moe;          /* router and experts */
+    uint64_t head;         /* collapse, norm, product with the vocabulary */
+    uint64_t other;        /* embedding, residual streams */
+    uint64_t experts_read; /* a count: routed experts whose weights were read, over steps and layers */
+} em_step_times;
+void em_model_get_times(const em_model *m, em_step_times *ret_times);
+
+/* Weight bytes that a step reads whatever it computes, and those of one routed expert; experts are taken to be alike. */
+void em_model_step_bytes(const em_model *m, int64_t *ret_fixed, int64_t *ret_expert);
+
 /* State, between steps. A snapshot i (0 .. max_snapshots-1) is addressed as slot max_seqs + i: copying a sequence's slot
  * there and back later resumes it at the same position, bit for bit. copy_block makes a private copy of a KV block. */
 void em_model_copy_slot(em_model *m, int32_t from, int32_t to);

@@ -79,4 +79,17 @@ typedef struct em_weights {
 int em_weights_load(const em_model_config *cfg, const em_st_set *set, em_weights **ret_weights, em_error *err);
 em_weights *em_weights_free(em_weights *w); /* NULL is fine; returns NULL */
 
+/* --- weights_sizes.c: how many bytes, for plans and measurements */
+
+/* From the headers alone; nothing of the tensors' data is read. */
+typedef struct em_weights_sizes {
+    uint64_t mapped; /* tensors of the text model, tables left out */
+    uint64_t tables; /* Engram tables */
+    uint64_t owned;  /* what em_weights_load allocates: widened vectors, copies of misaligned matrices, lists */
+} em_weights_sizes;
+int em_weights_measure(const em_model_config *cfg, const em_st_set *set, em_weights_sizes *ret_sizes, em_error *err);
+
+/* Bytes of weights that every step reads, and those of one routed expert (of the first layer; they are alike). */
+void em_weights_step_bytes(const em_model_config *cfg, const em_weights *w, int64_t *ret_fixed, int64_t *ret_expert);
+
 #endif

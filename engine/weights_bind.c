@@ -57,7 +57,7 @@ static const char *canonical(const char *name)
     return strcmp(name, "lm_head.weight") == 0 ? name + 3 : name; /* "head.weight" */
 }
 
-static bool is_foreign(const char *name)
+bool em_bind_is_foreign(const char *name)
 {
     static const char *const families[] = {"mtp.", "vision.", "aligner.", "image_"};
     for (size_t i = 0; i < sizeof(families) / sizeof(*families); i++)
@@ -115,7 +115,7 @@ int em_bind_check_left_over(em_binder *b)
     size_t n = 0;
     const em_bind_slot *first = NULL;
     for (size_t i = 0; i < b->n_slots; i++)
-        if (!b->slots[i].used && !is_foreign(b->slots[i].name)) {
+        if (!b->slots[i].used && !em_bind_is_foreign(b->slots[i].name)) {
             first = first ? first : &b->slots[i];
             n++;
         }

@@ -56,6 +56,9 @@ int em_bind_matrix(em_binder *b, const char *prefix, em_bind_kind kind, int64_t 
 /* A float matrix whose name is not PREFIX.weight. */
 int em_bind_float_matrix(em_binder *b, const char *name, int64_t rows, int64_t cols, em_matrix *ret);
 
+/* Of a family that the text model leaves aside; by canonical name. */
+bool em_bind_is_foreign(const char *name);
+
 /* Every tensor was used or belongs to a foreign family. */
 int em_bind_check_left_over(em_binder *b);
 

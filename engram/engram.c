@@ -92,6 +92,12 @@ em_engram_tier em_engram_tier_of(const em_engram *g)
     return g->tables.tier;
 }
 
+void em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
+                         uint8_t *scales)
+{
+    em_tables_copy_rows(&g->tables, table_idx, row_id, n, codes, scales);
+}
+
 void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table *ret_table)
 {
     if (table_idx >= 0 && table_idx < g->tables.n_tables)

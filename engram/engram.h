@@ -89,6 +89,12 @@ typedef struct em_engram_opts {
 typedef struct em_engram em_engram;
 typedef struct em_engram_ticket em_engram_ticket;
 
+/* For plans, before anything is opened. The tier that AUTO stands for with tables of so many bytes; others as they are. */
+em_engram_tier em_engram_resolve_tier(em_engram_tier tier, uint64_t table_bytes);
+/* Bytes that em_engram_open takes for rows in flight (its sources' pointers are not looked at); 0: more than can be
+ * addressed. */
+size_t em_engram_staging_bytes(const em_engram_spec *spec, int32_t max_tokens, int32_t max_tickets);
+
 /* --- hashing: pure ------------------------------------------------------------------------------------------ */
 
 /* Buckets and multipliers of one table (spec 5.3, 5.4, appendix B). */
@@ -134,6 +140,11 @@ typedef struct em_engram_table {
     size_t row_bytes, scale_bytes; /* of one row */
 } em_engram_table;
 void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table *ret_table);
+
+/* Copies n rows side by side on the calling thread, without a ticket: codes [n, row_bytes], scales [n, scale_bytes] or
+ * NULL as the view says. The ids must be inside the table. */
+void em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
+                         uint8_t *scales);
 
 /* Asks for the rows of n_tokens tokens in all tables: hashes on the calling thread, queues the gather, returns at
  * once (in the ram tier a handful of rows is copied right here: cheaper than waking a thread). suffix: [n_tokens,

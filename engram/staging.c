@@ -49,6 +49,17 @@ static void place_parts(em_engram_ticket *ticket, const em_engram_spec *spec, co
     }
 }
 
+size_t em_engram_staging_bytes(const em_engram_spec *spec, int32_t max_tokens, int32_t max_tickets)
+{
+    em_layout layout[EM_ENGRAM_MAX_TABLES];
+    size_t bytes, tickets, parts;
+    if (!lay_out(spec, max_tokens, layout, &bytes) || __builtin_mul_overflow(bytes, (size_t)max_tickets, &bytes) ||
+        __builtin_mul_overflow(sizeof(em_engram_ticket), (size_t)max_tickets, &tickets) ||
+        __builtin_add_overflow(bytes, tickets, &parts))
+        return 0;
+    return parts;
+}
+
 int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
                     size_t err_len)
 {

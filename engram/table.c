@@ -170,6 +170,13 @@ static void advise_views(const em_tables *tables, int advice)
     }
 }
 
+em_engram_tier em_engram_resolve_tier(em_engram_tier tier, uint64_t table_bytes)
+{
+    if (tier != EM_ENGRAM_TIER_AUTO)
+        return tier;
+    return table_bytes <= AUTO_RAM_BYTES ? EM_ENGRAM_TIER_RAM : EM_ENGRAM_TIER_MMAP;
+}
+
 int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts, char *err, size_t err_len)
 {
     uint64_t total_bytes = 0;
@@ -183,9 +190,7 @@ int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engra
     if (rc)
         return rc;
 
-    tables->tier = opts->tier;
-    if (tables->tier == EM_ENGRAM_TIER_AUTO)
-        tables->tier = total_bytes <= AUTO_RAM_BYTES ? EM_ENGRAM_TIER_RAM : EM_ENGRAM_TIER_MMAP;
+    tables->tier = em_engram_resolve_tier(opts->tier, total_bytes);
     if (tables->tier == EM_ENGRAM_TIER_RAM)
         return open_ram(tables, opts, total_bytes, err, err_len);
     if (tables->tier != EM_ENGRAM_TIER_MMAP)

@@ -46,12 +46,26 @@ typedef struct buffer {
     size_t size; /* bytes of one element */
 } buffer;
 
-/* Places all buffers in one mapping, each on a cache line of its own. */
-static int place(em_cpu *c, const buffer *buf, size_t n)
+enum { MAX_BUFFERS = 80 };
+
+/* What a buffer takes, with room for a cache line of its own. */
+static size_t padded_bytes(const buffer *buf)
+{
+    return ((size_t)buf->count * buf->size + 127) / 64 * 64;
+}
+
+static size_t total_bytes(const buffer *buf, size_t n)
 {
     size_t total = 0;
     for (size_t i = 0; i < n; i++)
-        total += ((size_t)buf[i].count * buf[i].size + 127) / 64 * 64;
+        total += padded_bytes(&buf[i]);
+    return total;
+}
+
+/* Places all buffers in one mapping. */
+static int place(em_cpu *c, const buffer *buf, size_t n)
+{
+    size_t total = total_bytes(buf, n);
     void *p = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return -ENOMEM;
@@ -60,18 +74,20 @@ static int place(em_cpu *c, const buffer *buf, size_t n)
     uint8_t *at = p;
     for (size_t i = 0; i < n; i++) {
         memcpy(buf[i].field, &at, sizeof at);
-        at += ((size_t)buf[i].count * buf[i].size + 127) / 64 * 64;
+        at += padded_bytes(&buf[i]);
     }
     return 0;
 }
 
-static int alloc_buffers(em_cpu *c)
+/* Sets the capacities of a step's buffers and lists them all; from cfg and shape alone, so that em_cpu_workspace_bytes
+ * counts exactly what is placed later. scratch gets the workers' memory. Returns how many there are. */
+static size_t list_buffers(em_cpu *c, int64_t threads, float **scratch, buffer *ret_list)
 {
     const em_model_config *cfg = c->cfg;
     int64_t T = c->shape.max_batch_tokens, H = cfg->hidden_size, D = cfg->head_dim, hc = cfg->hc_mult;
     int64_t seqs = min64(T, c->shape.n_slots), pairs = cfg->rope_dim / 2, k = cfg->n_experts_per_tok, E = cfg->n_experts;
     int64_t positions = most_positions(cfg, c->shape.max_len), engram = cfg->n_engram_layers ? T : 0;
-    int64_t comp = cfg->n_kv_sources ? T : 0, threads = em_pool_threads(c->pool);
+    int64_t comp = cfg->n_kv_sources ? T : 0;
     int64_t engram_cols = (int64_t)(cfg->engram_max_order - 1) * cfg->engram_n_heads * cfg->engram_head_dim;
     c->topk_cap = (int32_t)max64(1, min64(cfg->index_topk, positions));
     c->score_cap = comp ? max64(4 << 20, positions) : 0;
@@ -79,7 +95,6 @@ static int alloc_buffers(em_cpu *c)
     c->scratch_floats = scratch_floats(c, positions);
     /* every expert's tail block, plus full blocks, times the tiles of the wider product */
     c->moe_item_cap = (E + 1 + T * (k + 1) / EM_TOKEN_BLOCK) * ((max64(H, cfg->moe_inter) + 63) / 64);
-    float *scratch = NULL;
     const buffer want[] = {
         {&c->pos, T, 4}, {&c->seq_of, T, 4}, {&c->run_start, seqs, 4}, {&c->win_off, seqs, 4}, {&c->win_hist, seqs, 4},
         {&c->freq_main, pairs, 4}, {&c->freq_comp, pairs, 4},
@@ -99,9 +114,27 @@ static int alloc_buffers(em_cpu *c)
         {&c->expert_begin, E + 2, 4}, {&c->moe_x, T * k * H, 4}, {&c->moe_g, T * (k + 1) * cfg->moe_inter, 4},
         {&c->moe_u, T * (k + 1) * cfg->moe_inter, 4}, {&c->moe_y, T * (k + 1) * H, 4},
         {&c->moe_item, c->moe_item_cap, 5 * sizeof(int32_t)},
-        {&c->scratch, threads, sizeof(float *)}, {&c->scratch_tag, threads, 8}, {&scratch, threads * c->scratch_floats, 4},
+        {&c->scratch, threads, sizeof(float *)}, {&c->scratch_tag, threads, 8}, {scratch, threads * c->scratch_floats, 4},
     };
-    int r = place(c, want, sizeof want / sizeof *want);
+    _Static_assert(sizeof want / sizeof *want <= MAX_BUFFERS, "the list of buffers is too short");
+    memcpy(ret_list, want, sizeof want);
+    return sizeof want / sizeof *want;
+}
+
+int64_t em_cpu_workspace_bytes(const em_model_config *cfg, const em_backend_shape *shape, int32_t n_threads)
+{
+    em_cpu c = {.cfg = cfg, .shape = *shape};
+    float *scratch;
+    buffer list[MAX_BUFFERS];
+    return (int64_t)total_bytes(list, list_buffers(&c, n_threads, &scratch, list));
+}
+
+static int alloc_buffers(em_cpu *c)
+{
+    float *scratch = NULL;
+    buffer list[MAX_BUFFERS];
+    int64_t threads = em_pool_threads(c->pool);
+    int r = place(c, list, list_buffers(c, threads, &scratch, list));
     for (int64_t i = 0; r == 0 && i < threads; i++)
         c->scratch[i] = scratch + i * c->scratch_floats;
     return r;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/cgroup.h"
 #include "engine/cpu/thread_pool.h"
 
 enum { MAX_CPUS = 1 << 16 };
@@ -51,77 +52,17 @@ static double quota_v1(const char *dir)
     return quota > 0 && period > 0 ? (double)quota / (double)period : 0;
 }
 
-static double smaller_quota(double a, double b)
+static void least_quota(void *ctx, const char *dir, int version)
 {
-    if (a <= 0)
-        return b;
-    return b > 0 && b < a ? b : a;
-}
-
-/* Walks from base/group up to base. A group that cannot be seen from inside a container simply gives nothing. */
-static double quota_of_group(const char *base, const char *group, double (*quota)(const char *dir))
-{
-    char dir[PATH_MAX];
-    size_t base_len = strlen(base);
-    if (snprintf(dir, sizeof(dir), "%s%s", base, group) >= (int)sizeof(dir))
-        return 0;
-    double least = 0;
-    for (;;) {
-        least = smaller_quota(least, quota(dir));
-        char *slash = strrchr(dir, '/');
-        if (!slash || (size_t)(slash - dir) < base_len)
-            return least;
-        *slash = 0;
-    }
-}
-
-/* Whether the comma-separated list holds "cpu". */
-static bool names_cpu(const char *list)
-{
-    for (const char *p = list; *p;) {
-        size_t n = strcspn(p, ",");
-        if (n == 3 && memcmp(p, "cpu", 3) == 0)
-            return true;
-        p += n + (p[n] == ',');
-    }
-    return false;
-}
-
-/* One line "ID:CONTROLLERS:/GROUP"; the controllers are empty in version 2. */
-static double quota_of_line(char *line, const char *mount_dir)
-{
-    char *controllers = strchr(line, ':');
-    char *group = controllers ? strchr(controllers + 1, ':') : NULL;
-    if (!group)
-        return 0;
-    *group++ = 0;
-    controllers++;
-    group[strcspn(group, "\n")] = 0;
-    if (!*controllers)
-        return quota_of_group(mount_dir, group, quota_v2);
-    if (!names_cpu(controllers))
-        return 0;
-    char base[PATH_MAX];
-    if (snprintf(base, sizeof(base), "%s/%s", mount_dir, controllers) >= (int)sizeof(base))
-        return 0;
-    double quota = quota_of_group(base, group, quota_v1);
-    if (quota > 0 || snprintf(base, sizeof(base), "%s/cpu", mount_dir) >= (int)sizeof(base))
-        return quota;
-    return quota_of_group(base, group, quota_v1); /* mounted under the controller's own name */
+    double *least = ctx, quota = version == 2 ? quota_v2(dir) : quota_v1(dir);
+    if (quota > 0 && (*least <= 0 || quota < *least))
+        *least = quota;
 }
 
 double em_cgroup_cpus(const char *cgroup_file, const char *mount_dir)
 {
-    FILE *f = fopen(cgroup_file, "re");
-    if (!f)
-        return 0;
-    char *line = NULL;
-    size_t cap = 0;
     double least = 0;
-    while (getline(&line, &cap, f) > 0)
-        least = smaller_quota(least, quota_of_line(line, mount_dir));
-    free(line);
-    fclose(f);
+    em_cgroup_walk(cgroup_file, mount_dir, "cpu", least_quota, &least);
     return least;
 }
 

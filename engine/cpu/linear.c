@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "engine/base/clock.h"
+
 #define EM_TILE_BYTES (128 * 1024) /* weights of one item: large enough to stream, small enough to balance */
 #define EM_TILE_MAX_ROWS 256
 
@@ -51,7 +53,9 @@ void em_cpu_linear(em_cpu *c, const em_linear_job *jobs, int n_jobs)
         items += (jobs[i].row_end - jobs[i].row_begin + call.tile[i] - 1) / call.tile[i] * call.blocks[i];
     }
     call.first[n_jobs] = items;
+    uint64_t start_ns = em_now_ns();
     em_pool_run(c->pool, linear_item, &call, items);
+    c->base.linear_ns += em_now_ns() - start_ns;
 }
 
 em_linear_job em_cpu_job(const em_cpu *c, const em_matrix *w, const float *x, int64_t x_stride, float *y)

@@ -73,6 +73,8 @@ static void group_by_expert(em_cpu *c)
     for (int32_t i = 0; i < T * k; i++)
         begin[c->expert_id[i] + 1]++;
     begin[E + 1] = T;
+    for (int32_t e = 1; e <= E; e++)
+        c->base.experts_read += begin[e] > 0;
     for (int32_t e = 0; e <= E; e++)
         begin[e + 1] += begin[e];
     for (int32_t t = 0; t < T; t++) {
