@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/model.h"
+#include "engine/engine_open.h"
 #include "engine/request.h"
 #include "engine/request_queue.h"
 #include "engine/step.h"
@@ -45,7 +45,7 @@ static int parse_tier(const char *name, em_engram_tier *ret_tier, em_error *err)
     return em_error_set(err, -EINVAL, "engram tier '%s' is unknown: use auto, ram or mmap.", name);
 }
 
-static const char *tier_name(em_engram_tier tier)
+const char *em_engine_tier_name(em_engram_tier tier)
 {
     for (size_t i = 0; i < sizeof(tier_names) / sizeof(tier_names[0]); i++) {
         if (tier_names[i].tier == tier)
@@ -73,7 +73,7 @@ static int check_opts(const em_engine_opts *opts, em_error *err)
     return 0;
 }
 
-static int open_model(em_engine *e, const em_engine_opts *opts, em_error *err)
+int em_engine_model_opts(const em_engine_opts *opts, em_model_opts *ret_opts, em_error *err)
 {
     int rc = check_opts(opts, err);
     if (rc)
@@ -96,7 +96,14 @@ static int open_model(em_engine *e, const em_engine_opts *opts, em_error *err)
     rc = parse_tier(opts->engram_tier, &model_opts.engram_tier, err);
     if (rc)
         return rc;
-    rc = em_model_open(&model_opts, &e->model, err);
+    *ret_opts = model_opts;
+    return 0;
+}
+
+static int take_model(em_engine *e, const em_engine_opts *opts, em_error *err)
+{
+    em_model_opts model_opts;
+    int rc = em_engine_model_opts(opts, &model_opts, err);
     if (rc)
         return rc;
     e->tok = em_model_tokenizer(e->model);
@@ -131,7 +138,7 @@ static void fill_info(em_engine *e)
         em_engram_stats stats;
         em_engram_get_stats(engram, &stats);
         info->table_bytes = stats.table_bytes;
-        info->engram_tier = tier_name(em_engram_tier_of(engram));
+        info->engram_tier = em_engine_tier_name(em_engram_tier_of(engram));
     }
     e->rules = (em_seq_rules){
         .tok = e->tok,
@@ -161,12 +168,15 @@ static int start_thread(em_engine *e, em_error *err)
     return 0;
 }
 
-int em_engine_open(const em_engine_opts *opts, em_engine **ret_engine, em_error *err)
+int em_engine_over(em_model *model, const em_engine_opts *opts, em_engine **ret_engine, em_error *err)
 {
     em_engine *e = calloc(1, sizeof(*e));
-    if (!e)
+    if (!e) {
+        em_model_close(model);
         return em_error_set(err, -ENOMEM, "there is no memory for the engine.");
-    int rc = open_model(e, opts, err);
+    }
+    e->model = model;
+    int rc = take_model(e, opts, err);
     if (rc)
         goto fail;
     fill_info(e);
@@ -186,6 +196,16 @@ int em_engine_open(const em_engine_opts *opts, em_engine **ret_engine, em_error 
 fail:
     em_engine_close(e);
     return rc;
+}
+
+int em_engine_open(const em_engine_opts *opts, em_engine **ret_engine, em_error *err)
+{
+    em_model_opts model_opts;
+    em_model *model = NULL;
+    int rc = em_engine_model_opts(opts, &model_opts, err);
+    if (!rc)
+        rc = em_model_open(&model_opts, &model, err);
+    return rc ? rc : em_engine_over(model, opts, ret_engine, err);
 }
 
 em_engine *em_engine_close(em_engine *e)
