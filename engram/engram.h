@@ -40,6 +40,7 @@ typedef enum em_engram_tier {
     EM_ENGRAM_TIER_AUTO, /* ram when the table is small (64 MiB in all), else mmap */
     EM_ENGRAM_TIER_RAM,  /* copied once into memory of the library's own, huge pages where there are any */
     EM_ENGRAM_TIER_MMAP, /* rows read from the caller's mapping (page cache), random-access advice */
+    EM_ENGRAM_TIER_SHARED, /* one copy per machine: a file in shared_dir that all processes map, see em_engram_opts */
 } em_engram_tier;
 
 /* Memory for tables and staging, e.g. page-locked memory of a device. alloc returns NULL on failure; the memory is
@@ -50,13 +51,17 @@ typedef struct em_engram_mem {
     void *ctx;
 } em_engram_mem;
 
-/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. With the ram tier it
- * may go when em_engram_open has returned: nothing reads it afterwards. */
+/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. With the ram and the
+ * shared tier it may go when em_engram_open has returned: nothing reads it afterwards. */
 typedef struct em_engram_source {
     int32_t layer;         /* backbone layer number: seeds the multipliers */
     int64_t n_rows;        /* at least the sum of the table's primes */
     const uint8_t *codes;  /* [n_rows, row_bytes] */
     const uint8_t *scales; /* [n_rows, head_dim / 32] UE8M0 or [n_rows] float32; NULL unless FP8 or INT8 */
+    /* The files that hold the two arrays, and where in them; the library keeps descriptors of its own. 0: not told. A
+     * shared copy is found again by its sources' files; without them by a checksum over all rows. */
+    int codes_fd, scales_fd;
+    uint64_t codes_offset, scales_offset;
 } em_engram_source;
 
 /* What the tables are, as data: enough for the released models (one prime_start for all orders, seed 0) and for the
@@ -81,6 +86,11 @@ typedef struct em_engram_opts {
     int32_t max_tickets;   /* tickets that can be out at a time; ask fails with -EAGAIN beyond */
     int32_t n_threads;     /* gather threads; 0 means 1 */
     em_engram_mem mem;     /* alloc NULL: plain memory */
+    /* shared tier: an existing folder, best one in memory; NULL: /dev/shm. Open waits while another process fills the
+     * copy. The file stays there after close, for the next process; only its owner can use it. */
+    const char *shared_dir;
+    /* Trust nothing: a shared copy is used only when its rows still have the checksum they were written with. */
+    bool verify;
     /* while the ram tier is filled, on the thread that opens; the last call says done == total; may be NULL */
     void (*on_progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;

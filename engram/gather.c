@@ -247,7 +247,7 @@ static void count_ask(em_gather *g, const em_engram_ticket *t, int64_t n_rows)
 void em_gather_submit(em_gather *g, em_engram_ticket *t)
 {
     int64_t n_rows = (int64_t)t->n_tokens * g->n_cols, n_wake = 0;
-    bool here = g->tables->tier == EM_ENGRAM_TIER_RAM && n_rows * g->tables->n_tables <= INLINE_ROWS;
+    bool here = em_tables_in_memory(g->tables) && n_rows * g->tables->n_tables <= INLINE_ROWS;
 
     reset_parts(g, t, n_rows);
     if (here)

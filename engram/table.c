@@ -1,16 +1,12 @@
 #include "engram/table.h"
 #include "engram/memory.h"
 #include "engram/rows.h"
-#include "engram/thread.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #define AUTO_RAM_BYTES ((uint64_t)64 << 20) /* tables up to this size are copied: it costs nothing and frees the file */
-#define FILL_CHUNK_BYTES ((size_t)4 << 20)
-#define MAX_FILL_THREADS 16
 
 static bool span_fits(int64_t n_rows, size_t row_bytes, size_t *ret_bytes)
 {
@@ -45,84 +41,7 @@ static int view_source(em_tables *tables, const em_engram_spec *spec, int32_t ta
     return 0;
 }
 
-/* --- filling the ram tier: one long array of bytes, cut into chunks that threads take from a counter ------------- */
-
-typedef struct em_fill {
-    const uint8_t *from[2 * EM_ENGRAM_MAX_TABLES];
-    uint8_t *to[2 * EM_ENGRAM_MAX_TABLES];
-    size_t bytes[2 * EM_ENGRAM_MAX_TABLES];
-    size_t first_chunk[2 * EM_ENGRAM_MAX_TABLES + 1]; /* of each array; the last entry is the number of chunks */
-    int n_arrays;
-    size_t next_chunk;   /* atomic */
-    uint64_t done_bytes; /* atomic */
-} em_fill;
-
-static void fill_add(em_fill *fill, const uint8_t *from, uint8_t *to, size_t bytes)
-{
-    int i = fill->n_arrays++;
-    fill->from[i] = from;
-    fill->to[i] = to;
-    fill->bytes[i] = bytes;
-    fill->first_chunk[i + 1] = fill->first_chunk[i] + (bytes + FILL_CHUNK_BYTES - 1) / FILL_CHUNK_BYTES;
-}
-
-/* Copies one chunk; false when none is left. */
-static bool fill_step(em_fill *fill)
-{
-    size_t chunk = __atomic_fetch_add(&fill->next_chunk, 1, __ATOMIC_RELAXED);
-    int i = 0;
-    if (chunk >= fill->first_chunk[fill->n_arrays])
-        return false;
-    while (chunk >= fill->first_chunk[i + 1])
-        i++;
-
-    size_t at = (chunk - fill->first_chunk[i]) * FILL_CHUNK_BYTES;
-    size_t n = fill->bytes[i] - at < FILL_CHUNK_BYTES ? fill->bytes[i] - at : FILL_CHUNK_BYTES;
-    memcpy(fill->to[i] + at, fill->from[i] + at, n);
-    __atomic_fetch_add(&fill->done_bytes, n, __ATOMIC_RELAXED);
-    return true;
-}
-
-static void *fill_main(void *arg)
-{
-    while (fill_step(arg))
-        ;
-    return NULL;
-}
-
-static int n_fill_threads(const em_fill *fill)
-{
-    cpu_set_t cpus;
-    int n = sched_getaffinity(0, sizeof cpus, &cpus) ? 1 : CPU_COUNT(&cpus);
-    if (n > MAX_FILL_THREADS)
-        n = MAX_FILL_THREADS;
-    size_t n_chunks = fill->first_chunk[fill->n_arrays];
-    return n_chunks < (size_t)n ? (int)n_chunks : n;
-}
-
-/* The calling thread works too and alone reports progress; a thread that cannot be started is only a slower fill. */
-static void fill_run(em_fill *fill, const em_engram_opts *opts, uint64_t total_bytes)
-{
-    pthread_t thread[MAX_FILL_THREADS];
-    int n_threads = 0, n_wanted = n_fill_threads(fill) - 1;
-
-    for (int i = 0; i < fill->n_arrays; i++)
-        em_memory_advise(fill->from[i], fill->bytes[i], MADV_SEQUENTIAL);
-    while (n_threads < n_wanted && !em_thread_start(&thread[n_threads], "em-engram-fill", fill_main, fill))
-        n_threads++;
-    while (fill_step(fill))
-        if (opts->on_progress) {
-            uint64_t done = __atomic_load_n(&fill->done_bytes, __ATOMIC_RELAXED);
-            if (done < total_bytes)
-                opts->on_progress(opts->progress_ctx, done, total_bytes);
-        }
-    for (int i = 0; i < n_threads; i++)
-        pthread_join(thread[i], NULL);
-    for (int i = 0; i < fill->n_arrays; i++)
-        em_memory_advise(fill->from[i], fill->bytes[i], MADV_NORMAL);
-    if (opts->on_progress)
-        opts->on_progress(opts->progress_ctx, total_bytes, total_bytes);
-}
+/* --- the ram tier ------------------------------------------------------------------------------------------------ */
 
 static bool own_array(const em_tables *tables, const uint8_t *from, size_t bytes, const uint8_t **ret_copy,
                       em_fill *fill)
@@ -133,7 +52,7 @@ static bool own_array(const em_tables *tables, const uint8_t *from, size_t bytes
     if (!to)
         return false;
     *ret_copy = to;
-    fill_add(fill, from, to, bytes);
+    em_fill_add(fill, from, to, bytes);
     return true;
 }
 
@@ -154,7 +73,7 @@ static int open_ram(em_tables *tables, const em_engram_opts *opts, uint64_t tota
                                   (unsigned long long)total_bytes);
         }
     }
-    fill_run(&fill, opts, total_bytes);
+    em_fill_run(&fill, opts);
     for (int32_t t = 0; t < tables->n_tables; t++)
         tables->view[t] = tables->owned[t];
     return 0;
@@ -193,6 +112,8 @@ int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engra
     tables->tier = em_engram_resolve_tier(opts->tier, total_bytes);
     if (tables->tier == EM_ENGRAM_TIER_RAM)
         return open_ram(tables, opts, total_bytes, err, err_len);
+    if (tables->tier == EM_ENGRAM_TIER_SHARED)
+        return em_shared_open(&tables->shared, spec, opts, tables->view, err, err_len);
     if (tables->tier != EM_ENGRAM_TIER_MMAP)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: unknown tier %d", (int)tables->tier);
     advise_views(tables, MADV_RANDOM);
@@ -208,6 +129,7 @@ void em_tables_close(em_tables *tables)
         em_memory_free(&tables->mem, (uint8_t *)own->codes, (size_t)own->n_rows * own->row_bytes);
         em_memory_free(&tables->mem, (uint8_t *)own->scales, (size_t)own->n_rows * own->scale_bytes);
     }
+    em_shared_close(&tables->shared);
     memset(tables, 0, sizeof *tables);
 }
 
@@ -215,6 +137,11 @@ void em_tables_copy_rows(const em_tables *tables, int32_t table_idx, const int64
                          uint8_t *scales)
 {
     em_rows_copy(&tables->view[table_idx], row_id, n, codes, scales);
+}
+
+bool em_tables_in_memory(const em_tables *tables)
+{
+    return tables->tier == EM_ENGRAM_TIER_RAM || tables->tier == EM_ENGRAM_TIER_SHARED;
 }
 
 uint64_t em_tables_bytes(const em_tables *tables)

@@ -3,13 +3,14 @@
 #ifndef EM_ENGRAM_TABLE_H
 #define EM_ENGRAM_TABLE_H
 
-#include "engram/internal.h"
+#include "engram/shared.h"
 
 typedef struct em_tables {
     em_engram_tier tier; /* never AUTO */
     int32_t n_tables;
     em_engram_table view[EM_ENGRAM_MAX_TABLES];  /* what is read */
     em_engram_table owned[EM_ENGRAM_MAX_TABLES]; /* our own copy in the ram tier, else all zero */
+    em_shared shared;                            /* the mapping of the shared tier */
     em_engram_mem mem;
 } em_tables;
 
@@ -22,6 +23,9 @@ void em_tables_close(em_tables *tables);
  * scales. */
 void em_tables_copy_rows(const em_tables *tables, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
                          uint8_t *scales);
+
+/* No row can be slow: none has to come from a disk first. */
+bool em_tables_in_memory(const em_tables *tables);
 
 uint64_t em_tables_bytes(const em_tables *tables);
 uint64_t em_tables_resident_bytes(const em_tables *tables);
