@@ -302,6 +302,13 @@ void em_engine_drain(em_engine *e)
     em_request_queue_drain(e->queue);
 }
 
+uint64_t em_engine_heartbeat_ns(em_engine *e)
+{
+    em_engine_stats stats;
+    em_request_queue_get_stats(e->queue, &stats);
+    return stats.heartbeat_ns;
+}
+
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats)
 {
     em_request_queue_get_stats(e->queue, ret_stats);
@@ -315,5 +322,7 @@ void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats)
     ret_stats->engram_bytes = stats.bytes;
     ret_stats->engram_waits = stats.waits;
     ret_stats->engram_wait_ns = stats.wait_ns;
+    ret_stats->engram_table_bytes = stats.table_bytes;
+    ret_stats->engram_resident_bytes = stats.resident_bytes;
     ret_stats->engram_lead_ns = stats.lead_ns;
 }

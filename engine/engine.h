@@ -185,6 +185,7 @@ typedef struct em_latencies {
     em_histogram inference;       /* that step to the end */
     em_histogram prefill;         /* that step to the first token */
     em_histogram decode;          /* first token to the end */
+    em_histogram time_per_token;  /* mean time between the tokens of a choice that has at least two */
     em_histogram step_tokens;     /* tokens of one step */
     em_histogram prompt_len;      /* tokens of a choice's prompt */
     em_histogram generation_len;  /* tokens of a choice's answer */
@@ -205,7 +206,10 @@ typedef struct em_engine_stats {
     double tokens_per_s;                  /* computed in recent steps, prompts' and answers' */
     em_latencies latencies;
     uint64_t engram_tokens, engram_rows, engram_bytes, engram_waits, engram_wait_ns, engram_lead_ns;
+    uint64_t engram_table_bytes, engram_resident_bytes; /* resident: a sample of the pages tells, within milliseconds */
 } em_engine_stats;
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats);
+/* heartbeat_ns alone, which costs nothing: for those who ask often. */
+uint64_t em_engine_heartbeat_ns(em_engine *e);
 
 #endif

@@ -8,6 +8,7 @@ void em_latencies_init(em_latencies *l, int32_t max_len)
     em_histogram *const of_requests[] = {&l->e2e, &l->queue, &l->inference, &l->prefill, &l->decode};
     for (size_t i = 0; i < sizeof(of_requests) / sizeof(of_requests[0]); i++)
         em_histogram_init(of_requests[i], EM_HISTOGRAM_REQUEST, 0);
+    em_histogram_init(&l->time_per_token, EM_HISTOGRAM_INTER_TOKEN, 0);
     em_histogram_init(&l->step_tokens, EM_HISTOGRAM_ITERATION, 0);
     em_histogram_init(&l->prompt_len, EM_HISTOGRAM_LENGTH, max_len);
     em_histogram_init(&l->generation_len, EM_HISTOGRAM_LENGTH, max_len);
@@ -42,4 +43,7 @@ void em_latencies_end(em_latencies *l, const em_moments *m, uint64_t now_ns, int
         return;
     add_span(&l->prefill, m->started_ns, m->first_token_ns);
     add_span(&l->decode, m->first_token_ns, now_ns);
+    if (n_generated > 1)
+        em_histogram_add(&l->time_per_token,
+                         (double)(m->last_token_ns - m->first_token_ns) * 1e-9 / (double)(n_generated - 1));
 }

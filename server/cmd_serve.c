@@ -20,12 +20,14 @@ static const char usage[] =
     "\n";
 
 /* Blocked before any thread starts, so that every thread inherits it and only the loop reads them. */
-static int take_signals(em_error *err)
+static int take_signals(const em_config *c, em_error *err)
 {
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    if (*c->api_key_file) /* else there is nothing to read again, and a closed terminal ends the program as usual */
+        sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
     int fd = sigprocmask(SIG_BLOCK, &set, NULL) == 0 ? signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC) : -1;
     return fd >= 0 ? fd : em_error_set(err, -errno, "cannot take signals: %s", strerror(errno));
@@ -59,7 +61,7 @@ static int serve(em_config *c, em_error *err)
     const char *given = c->argument ? c->argument : c->model;
     if (em_model_dir_find(given, &model_dir, err) < 0)
         return -1;
-    int signal_fd = take_signals(err);
+    int signal_fd = take_signals(c, err);
     int code = -1;
     if (signal_fd >= 0 && em_listen(c->host, (int)c->port, &listen_fd, err) == 0) {
         em_config_log(c, EM_COMMAND_SERVE, EM_LOG_INFO);

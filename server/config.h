@@ -12,7 +12,7 @@
 
 #include "engine/base/error.h"
 
-#define EM_CONFIG_MAX_OPTIONS 64
+#define EM_CONFIG_MAX_OPTIONS 128
 #define EM_CONFIG_MAX_LIST 64 /* values of one list option */
 #define EM_CONFIG_MAX_FILE (1u << 20)
 
@@ -36,17 +36,20 @@ typedef struct em_config {
     /* where and for whom */
     char *host;
     int64_t port;
-    em_strings allowed_host;
+    em_strings allowed_host, cors_origin;
+    char *api_key_file;
+    bool public_metrics;
     bool ignore_unknown_fields;
 
     /* times, in nanoseconds */
-    uint64_t request_timeout, drain_timeout, health_timeout, keepalive_interval;
+    uint64_t request_timeout, drain_timeout, health_timeout, watchdog_timeout, keepalive_interval;
     uint64_t header_timeout, body_timeout, idle_timeout;
 
     /* limits of what a client can grow */
-    int64_t max_connections, max_header_bytes, max_body_bytes, max_total_body_bytes;
+    int64_t max_connections, max_connections_per_address, max_header_bytes, max_body_bytes, max_total_body_bytes;
     int64_t max_output_bytes, max_reply_bytes;
     int64_t max_queue, max_prompts, max_choices, max_n, max_stops, max_stop_bytes, max_logprobs, max_json_depth;
+    int64_t max_cache_salt_bytes;
 
     /* generate */
     int64_t max_tokens;

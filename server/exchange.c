@@ -9,6 +9,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "server/cors.h"
 #include "server/http.h"
 #include "server/uri.h"
 
@@ -73,6 +74,20 @@ static bool is_probe(const char *path)
     return strcmp(path, "/health") == 0 || strcmp(path, "/ready") == 0;
 }
 
+/* Fills x->client, or the refusal. */
+static void check_key(em_exchange *x)
+{
+    const em_keys *keys = x->http->keys;
+    const char *bearer = em_keys_bearer(MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, "Authorization"));
+    const char *key = bearer ? bearer : MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, "X-Api-Key");
+    const char *name = keys && key ? em_keys_find(keys, key) : NULL;
+    if (name)
+        snprintf(x->client, sizeof(x->client), "%s", name);
+    else if (keys && !em_route_is_open(x) && !em_cors_is_preflight(x))
+        em_api_error_set(&x->refusal, 401, "invalid_api_key", NULL, "%s; send `Authorization: Bearer KEY`",
+                         key ? "this API key is not known" : "an API key is needed");
+}
+
 /* Fills x->refusal or x->route. */
 static void judge(em_exchange *x, const char *url, const framing *f)
 {
@@ -96,7 +111,13 @@ static void judge(em_exchange *x, const char *url, const framing *f)
     else if (x->http->n_peers > c->max_connections && !is_probe(x->path))
         em_api_error_set(&x->refusal, 429, "too_many_connections", NULL, "more than %" PRId64 " connections are open",
                          c->max_connections);
+    else if (em_peer_one_too_many(x->http, x->peer) && !is_probe(x->path))
+        em_api_error_set(&x->refusal, 429, "too_many_connections", NULL,
+                         "more than %" PRId64 " connections are open from this address",
+                         c->max_connections_per_address);
     else
+        check_key(x);
+    if (!x->refusal.status)
         em_route_find(x);
     if (x->refusal.status == 429)
         x->refusal.retry_after_s = 1;
@@ -226,12 +247,14 @@ static void access_line(const em_exchange *x)
     double ms = (double)(em_now_ns() - x->start_ns) / 1e6;
     const em_job *job = x->job;
     int status = x->status ? x->status : 499; /* the client left before an answer */
+    const char *by = x->client[0] ? " client=" : "";
     if (job)
         em_log(EM_LOG_INFO, x->id,
-               "%s %.200s %d prompt_tokens=%" PRId64 " completion_tokens=%" PRId64 " end=%s %.1f ms", x->method,
-               x->path, status, job->prompt_tokens, job->completion_tokens, job->end ? job->end : "done", ms);
+               "%s %.200s %d prompt_tokens=%" PRId64 " completion_tokens=%" PRId64 " end=%s%s%s %.1f ms", x->method,
+               x->path, status, job->prompt_tokens, job->completion_tokens, job->end ? job->end : "done", by, x->client,
+               ms);
     else
-        em_log(EM_LOG_INFO, x->id, "%s %.200s %d %.1f ms", x->method, x->path, status, ms);
+        em_log(EM_LOG_INFO, x->id, "%s %.200s %d%s%s %.1f ms", x->method, x->path, status, by, x->client, ms);
 }
 
 void em_exchange_release(em_exchange *x)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "server/cors.h"
 #include "server/listen.h"
 
 #define TICK_NS 250000000u /* how exactly deadlines and keep-alives are kept */
@@ -83,7 +85,7 @@ static int start_daemon(em_http *h, int listen_fd, em_error *err)
     size_t memory = (size_t)c->max_header_bytes * 4;
     /* clang-format off */
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, em_exchange_handle, h,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, em_peer_accept, h, em_exchange_handle, h,
         MHD_OPTION_EXTERNAL_LOGGER, mhd_log, h, /* first, so that it gets the messages about the others */
         MHD_OPTION_LISTEN_SOCKET, listen_fd,
         MHD_OPTION_NOTIFY_COMPLETED, em_exchange_completed, h,
@@ -115,7 +117,6 @@ int em_http_new(const em_config *c, int listen_fd, int signal_fd, em_http **ret_
     }
     h->config = c;
     h->signal_fd = signal_fd;
-    h->job_seconds = 1;
     pthread_mutex_init(&h->inbox.lock, NULL);
     em_listen_url(listen_fd, h->url, sizeof(h->url), &h->loopback);
     h->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -123,6 +124,10 @@ int em_http_new(const em_config *c, int listen_fd, int signal_fd, em_http **ret_
     int r = h->wake_fd < 0 || h->watch_fd < 0
                 ? em_error_set(err, -errno, "cannot make an event queue: %s", strerror(errno))
                 : 0;
+    if (r == 0)
+        r = em_cors_check(c, err);
+    if (r == 0 && *c->api_key_file)
+        r = em_keys_load(c->api_key_file, &h->keys, err);
     if (r == 0)
         r = start_daemon(h, listen_fd, err);
     else
@@ -151,10 +156,30 @@ static void finish(em_http *h, int exit_code)
     h->exit_code = exit_code;
 }
 
+/* A file that cannot be read must not lock everybody out. */
+static void reload_keys(em_http *h)
+{
+    em_keys *fresh;
+    em_error err = {0};
+    if (!*h->config->api_key_file)
+        return;
+    if (em_keys_load(h->config->api_key_file, &fresh, &err) < 0) {
+        em_log(EM_LOG_ERROR, NULL, "the API keys stay as they were: %s", err.text);
+        return;
+    }
+    em_keys_free(h->keys);
+    h->keys = fresh;
+    em_log(EM_LOG_INFO, NULL, "%d API keys read from %s", em_keys_count(fresh), h->config->api_key_file);
+}
+
 static void on_signal(em_http *h)
 {
     struct signalfd_siginfo info;
     while (read(h->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo == SIGHUP) {
+            reload_keys(h);
+            continue;
+        }
         if (++h->n_signals > 1) {
             em_log(EM_LOG_ERROR, NULL, "a second signal: aborting with %d requests unfinished", h->n_jobs);
             _exit(1);
@@ -302,6 +327,7 @@ em_http *em_http_free(em_http *h)
     if (h->watch_fd >= 0)
         close(h->watch_fd);
     pthread_mutex_destroy(&h->inbox.lock);
+    em_keys_free(h->keys);
     free(h);
     return NULL;
 }

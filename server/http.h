@@ -16,6 +16,7 @@
 #include "engine/base/buf.h"
 #include "engine/engine.h"
 #include "server/config.h"
+#include "server/keys.h"
 #include "server/service.h"
 
 typedef struct em_http em_http;
@@ -24,8 +25,17 @@ typedef struct em_exchange em_exchange;
 
 /* --- one connection (peer.c) --------------------------------------------------------------------------------- */
 
+/* Open connections of one address. */
+#define EM_ADDRESS_BUCKETS 1024
+typedef struct em_address {
+    struct em_address *next; /* in its bucket */
+    uint8_t bytes[16];       /* IPv6, or IPv4 mapped into it; what identifies a client, zeros behind */
+    int n;
+} em_address;
+
 typedef struct em_peer {
     struct em_peer *prev, *next;
+    em_address *address; /* NULL: not an address of the internet */
     int fd;
     uint64_t deadline_ns; /* of the header or the body being received; 0: none */
 } em_peer;
@@ -33,6 +43,9 @@ typedef struct em_peer {
 /* MHD_OPTION_NOTIFY_CONNECTION */
 void em_peer_notify(void *cls, struct MHD_Connection *conn, void **socket_context,
                     enum MHD_ConnectionNotificationCode code);
+/* MHD_AcceptPolicyCallback: turns an address away that is far beyond its limit. */
+enum MHD_Result em_peer_accept(void *cls, const struct sockaddr *addr, socklen_t len);
+bool em_peer_one_too_many(const em_http *h, const em_peer *p); /* its address is beyond the limit */
 em_peer *em_peer_of(struct MHD_Connection *conn);
 void em_peer_cut_late(em_http *h, uint64_t now); /* those past their deadline */
 
@@ -45,6 +58,7 @@ typedef struct em_route {
     bool prefix;       /* what follows the path is an argument */
     bool post;         /* POST; otherwise GET and HEAD */
     bool needs_engine; /* 503 while loading and draining */
+    bool open;         /* needs no key */
     em_route_fn *handle;
     const em_endpoint *endpoint; /* of em_job_start; NULL: another kind of route */
 } em_route;
@@ -55,6 +69,7 @@ struct em_exchange {
     em_peer *peer;
     uint64_t start_ns;
     char id[EM_REQUEST_ID_MAX + 1];
+    char client[EM_KEY_NAME_MAX + 1]; /* name of its key; empty: none was needed */
     char method[16];
     char path[512];        /* decoded; what did not fit is refused */
     const em_route *route; /* NULL: refused before */
@@ -92,6 +107,8 @@ enum MHD_Result em_reply_oom(em_exchange *x);
 
 /* Finds the route, or fills the refusal (400, 404, 405, 503). */
 void em_route_find(em_exchange *x);
+/* Whether this request may do without a key. */
+bool em_route_is_open(const em_exchange *x);
 /* Value of the Allow header for a path; NULL: unknown path. */
 const char *em_route_allow(const char *path);
 
@@ -144,6 +161,7 @@ typedef struct em_inbox {
 struct em_http {
     const em_config *config;
     em_service *service;
+    em_keys *keys; /* NULL: none needed */
     struct MHD_Daemon *daemon;
     int mhd_fd;   /* libmicrohttpd's own epoll set */
     int wake_fd;  /* eventfd: the inbox or the loader has news */
@@ -154,10 +172,10 @@ struct em_http {
     em_inbox inbox;
     em_peer *peers;
     int n_peers;
+    em_address *addresses[EM_ADDRESS_BUCKETS];
     em_job *jobs;
     int n_jobs, n_suspended, n_exchanges;
-    size_t body_bytes;  /* held by exchanges that receive a body */
-    double job_seconds; /* running mean of how long a request takes, for Retry-After */
+    size_t body_bytes; /* held by exchanges that receive a body */
     uint64_t next_tick_ns;
     int n_signals;
     uint64_t drain_deadline_ns, give_up_ns;
@@ -167,7 +185,7 @@ struct em_http {
     int n_logged;
 };
 
-/* listen_fd is taken over. signal_fd: a signalfd of SIGTERM and SIGINT, the caller's. */
+/* listen_fd is taken over. signal_fd: a signalfd of SIGTERM, SIGINT and perhaps SIGHUP, the caller's. */
 int em_http_new(const em_config *c, int listen_fd, int signal_fd, em_http **ret_http, em_error *err);
 void em_http_wake(void *http); /* any thread */
 /* Serves until drained, aborted or the model could not be loaded; returns the exit code. */

@@ -143,18 +143,6 @@ static em_job *job_new(em_exchange *x, em_call *call)
     return job;
 }
 
-/* Seconds until a place in the queue is likely: requests ahead of us, by how long requests took and how many run. */
-static int retry_after(const em_http *h)
-{
-    em_engine_stats stats = {0};
-    em_engine_info info = {0};
-    em_engine_get_stats(em_service_engine(h->service), &stats);
-    em_engine_get_info(em_service_engine(h->service), &info);
-    double rounds = (double)(stats.waiting + 1) / (info.max_seqs > 0 ? info.max_seqs : 1);
-    double seconds = rounds * h->job_seconds;
-    return seconds < 1 ? 1 : seconds > 60 ? 60 : (int)seconds;
-}
-
 static int submit(em_job *job, em_api_error *ret_err)
 {
     em_http *h = job->http;
@@ -162,6 +150,7 @@ static int submit(em_job *job, em_api_error *ret_err)
     em_sink sink = {.on_event = on_event, .on_step_end = on_step_end, .ctx = job};
     em_request *req = job->call.req;
     snprintf(req->id, sizeof(req->id), "%s", job->exchange->id);
+    snprintf(req->client, sizeof(req->client), "%s", job->exchange->client);
     int r = em_engine_submit(em_service_engine(h->service), req, sink, &job->engine_id, &err);
     if (r == 0) {
         job->call.req = NULL; /* the engine's now */
@@ -170,7 +159,7 @@ static int submit(em_job *job, em_api_error *ret_err)
     if (r == -EBUSY) {
         em_api_error_set(ret_err, 429, "queue_full", NULL, "%" PRId64 " requests are waiting already; try again later",
                          h->config->max_queue);
-        ret_err->retry_after_s = retry_after(h);
+        ret_err->retry_after_s = em_engine_retry_after_s(em_service_engine(h->service));
     } else if (r == -ESHUTDOWN) {
         em_api_error_set(ret_err, 503, "draining", NULL, "the server is shutting down; ask another one");
         ret_err->retry_after_s = 5;
@@ -384,12 +373,6 @@ static void take_events(em_job *job)
     job->taken = NULL;
 }
 
-static void note_duration(em_http *h, const em_job *job)
-{
-    double seconds = (double)(em_now_ns() - job->exchange->start_ns) / 1e9;
-    h->job_seconds += (seconds - h->job_seconds) * 0.1;
-}
-
 static em_job *take_inbox(em_http *h)
 {
     em_job *taken = NULL;
@@ -418,10 +401,8 @@ void em_job_take_ready(em_http *h)
             em_job_abort(job, 500, "overflow", "the server could not keep up with this answer");
         if (has_news(job))
             resume(job);
-        if (job->finished) {
-            note_duration(h, job);
+        if (job->finished)
             em_exchange_release(job->exchange);
-        }
     }
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/utf8.h"
+#include "engine/engine.h" /* EM_REQUEST_MAX_SALT_BYTES */
 
 #define SERVE EM_COMMAND_SERVE
 #define GENERATE EM_COMMAND_GENERATE
@@ -43,6 +44,12 @@ const em_option em_options[] = {
     {"port", EM_OPTION_INT, SERVE, AT(port), 0, 65535, NULL, "8080", "N", "port to listen on; 0: any free one"},
     {"allowed-host", EM_OPTION_LIST, SERVE, AT(allowed_host), 0, 0, NULL, NULL, "NAME",
      "names accepted in the Host header, besides the loopback names when bound to loopback"},
+    {"api-key-file", EM_OPTION_TEXT, SERVE, AT(api_key_file), 0, 0, NULL, NULL, "FILE",
+     "file of `name key` lines: requests need one of the keys, but /health, /ready and /; read again on SIGHUP"},
+    {"public-metrics", EM_OPTION_BOOL, SERVE, AT(public_metrics), 0, 0, NULL, "false", NULL,
+     "/metrics needs no key either"},
+    {"cors-origin", EM_OPTION_LIST, SERVE, AT(cors_origin), 0, 0, NULL, NULL, "ORIGIN",
+     "origins whose pages may read answers, like https://app.example, or *; none when absent"},
     {"ignore-unknown-fields", EM_OPTION_BOOL, SERVE, AT(ignore_unknown_fields), 0, 0, NULL, "false", NULL,
      "accept requests with fields that nobody knows"},
 
@@ -52,6 +59,8 @@ const em_option em_options[] = {
      "how long running requests may go on after SIGTERM"},
     {"health-timeout", EM_OPTION_SECONDS, SERVE, AT(health_timeout), 1, DAY, NULL, "30", "S",
      "age of the step thread's last sign of life at which /health turns 503"},
+    {"watchdog-timeout", EM_OPTION_SECONDS, SERVE, AT(watchdog_timeout), 0, DAY, NULL, "300", "S",
+     "a step that takes longer ends the process, with exit code 3, after its state was written to stderr; 0: never"},
     {"keepalive-interval", EM_OPTION_SECONDS, SERVE, AT(keepalive_interval), 1, 3600, NULL, "5", "S",
      "silence in a stream after which a comment line is sent"},
     {"header-timeout", EM_OPTION_SECONDS, SERVE, AT(header_timeout), 1, 3600, NULL, "30", "S",
@@ -63,6 +72,8 @@ const em_option em_options[] = {
 
     {"max-connections", EM_OPTION_INT, SERVE, AT(max_connections), 1, 1 << 20, NULL, "4096", "N",
      "connections; only /health and /ready are answered beyond"},
+    {"max-connections-per-address", EM_OPTION_INT, SERVE, AT(max_connections_per_address), 0, 1 << 20, NULL, "2048",
+     "N", "connections of one address (IPv6: of one /64 network); 0: no limit of its own"},
     {"max-header-bytes", EM_OPTION_BYTES, SERVE, AT(max_header_bytes), 1024, 1 << 20, NULL, "32K", "BYTES",
      "size of a request's line and headers"},
     {"max-body-bytes", EM_OPTION_BYTES, SERVE, AT(max_body_bytes), 1024, GIB(1), NULL, "16M", "BYTES",
@@ -83,6 +94,8 @@ const em_option em_options[] = {
     {"max-stop-bytes", EM_OPTION_BYTES, SERVE, AT(max_stop_bytes), 1, 65536, NULL, "1K", "BYTES",
      "size of one stop string"},
     {"max-logprobs", EM_OPTION_INT, SERVE, AT(max_logprobs), 0, 20, NULL, "20", "N", "alternatives per token"},
+    {"max-cache-salt-bytes", EM_OPTION_BYTES, SERVE, AT(max_cache_salt_bytes), 1, EM_REQUEST_MAX_SALT_BYTES, NULL,
+     "256", "BYTES", "size of cache_salt"},
     {"max-json-depth", EM_OPTION_INT, SERVE, AT(max_json_depth), 4, 128, NULL, "64", "N", "nesting of a body"},
 
     {"max-tokens", EM_OPTION_INT, GENERATE, AT(max_tokens), 0, INT32_MAX, NULL, "128", "N", "length of the answer"},

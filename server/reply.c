@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "server/cors.h"
 #include "server/http.h"
 
 enum MHD_Result em_reply_queue(em_exchange *x, int status, struct MHD_Response *response)
@@ -9,6 +10,7 @@ enum MHD_Result em_reply_queue(em_exchange *x, int status, struct MHD_Response *
         return MHD_NO;
     MHD_add_response_header(response, "X-Request-Id", x->id);
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    em_cors_add_headers(x, response);
     enum MHD_Result r = MHD_queue_response(x->conn, (unsigned)status, response);
     MHD_destroy_response(response);
     if (r == MHD_YES)
@@ -51,6 +53,8 @@ enum MHD_Result em_reply_error(em_exchange *x, const em_api_error *err)
     const char *allow = err->status == 405 ? em_route_allow(x->path) : NULL;
     if (allow)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, allow);
+    if (err->status == 401)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
     if (err->status == 500)
         MHD_add_response_header(response, "X-Should-Retry", "false"); /* the same request would fail again */
     return em_reply_queue(x, err->status, response);

@@ -111,8 +111,8 @@ static enum MHD_Result detokenize(em_exchange *x)
 
 /* clang-format off */
 static const em_route routes[] = {
-    {"/health", .handle = health},
-    {"/ready", .handle = ready},
+    {"/health", .open = true, .handle = health},
+    {"/ready", .open = true, .handle = ready},
     {"/version", .handle = version},
     {"/v1/models", .needs_engine = true, .handle = models},
     {"/v1/models/", .prefix = true, .needs_engine = true, .handle = model},
@@ -132,6 +132,12 @@ static const em_route *find_path(const char *path)
             return r;
     }
     return NULL;
+}
+
+bool em_route_is_open(const em_exchange *x)
+{
+    const em_route *r = find_path(x->path);
+    return r && (r->open || (x->http->config->public_metrics && strcmp(r->path, "/metrics") == 0));
 }
 
 const char *em_route_allow(const char *path)

@@ -180,13 +180,11 @@ int64_t em_service_created(const em_service *s)
 
 bool em_service_alive(const em_service *s, uint64_t *ret_age_ns)
 {
-    em_engine_stats stats = {0};
     *ret_age_ns = 0;
     if (!s->engine)
         return s->state != EM_SERVICE_FAILED;
-    em_engine_get_stats(s->engine, &stats);
-    uint64_t now = em_now_ns(); /* read behind the heartbeat, so that the age cannot be negative */
-    *ret_age_ns = now > stats.heartbeat_ns ? now - stats.heartbeat_ns : 0;
+    uint64_t beat = em_engine_heartbeat_ns(s->engine), now = em_now_ns(); /* in this order: an age is not negative */
+    *ret_age_ns = now > beat ? now - beat : 0;
     return *ret_age_ns < s->config->health_timeout;
 }
 

@@ -2,7 +2,8 @@
  *
  * The model folder is a script: "stub:load_ms=500,step_us=1000,fail_load=1". The answer to a prompt is its ids again and
  * again, as text "t300 ". The first id of a prompt may ask for something special, see PROMPT_*. Each request that ends
- * writes a line to stderr: "stub: end ID finish=2 tokens=8 step=17", each that is taken "stub: begin ID". */
+ * writes a line to stderr: "stub: end ID finish=2 tokens=8 step=17", each that is taken "stub: begin ID", before it
+ * "stub: request ID client=C priority=P salt=S" where it has one of these. */
 #include "engine/engine.h"
 
 #include <errno.h>
@@ -96,6 +97,7 @@ em_request *em_request_free(em_request *r)
         free(r->stops[i].text);
     free(r->prompts);
     free(r->stops);
+    free(r->cache_salt);
     free(r);
     return NULL;
 }
@@ -288,6 +290,14 @@ bool em_engine_token_is_special(const em_engine *e, int32_t id)
     return id < 2;
 }
 
+static void tell_begin(const em_request *r)
+{
+    if (r->client[0] || r->priority || r->cache_salt_len)
+        dprintf(STDERR_FILENO, "stub: request %s client=%s priority=%d salt=%.*s\n", r->id, r->client, (int)r->priority,
+                (int)r->cache_salt_len, r->cache_salt ? r->cache_salt : "");
+    dprintf(STDERR_FILENO, "stub: begin %s\n", r->id);
+}
+
 int em_engine_submit(em_engine *e, em_request *r, em_sink sink, uint64_t *ret_id, em_error *err)
 {
     live *l = calloc(1, sizeof(*l));
@@ -300,7 +310,7 @@ int em_engine_submit(em_engine *e, em_request *r, em_sink sink, uint64_t *ret_id
     while (*tail)
         tail = &(*tail)->next;
     if (result == 0) {
-        dprintf(STDERR_FILENO, "stub: begin %s\n", r->id);
+        tell_begin(r);
         l->id = *ret_id = ++e->next_id;
         *tail = l;
     }
@@ -319,9 +329,13 @@ void em_engine_cancel(em_engine *e, uint64_t id)
     pthread_mutex_unlock(&e->lock);
 }
 
+/* Each request takes a second. */
 int32_t em_engine_retry_after_s(em_engine *e)
 {
-    return 1;
+    pthread_mutex_lock(&e->lock);
+    int32_t waiting = count(e, false);
+    pthread_mutex_unlock(&e->lock);
+    return 1 + waiting;
 }
 
 void em_engine_drain(em_engine *e)
@@ -329,6 +343,14 @@ void em_engine_drain(em_engine *e)
     pthread_mutex_lock(&e->lock);
     e->draining = true;
     pthread_mutex_unlock(&e->lock);
+}
+
+uint64_t em_engine_heartbeat_ns(em_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    uint64_t t = e->stats.heartbeat_ns;
+    pthread_mutex_unlock(&e->lock);
+    return t;
 }
 
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats)
