@@ -131,6 +131,7 @@ static void fill_info(em_engine *e)
     info->max_batch_tokens = em_model_max_batch_tokens(e->model);
     info->weight_bytes = em_model_weight_bytes(e->model);
     info->kv_bytes = em_model_kv_bytes(e->model);
+    info->kv_block_tokens = em_kv_cache_block_tokens(em_model_kv_cache(e->model));
     info->n_engram_tables = cfg->n_engram_layers;
     info->engram_tier = "none";
     em_engram *engram = em_model_engram(e->model);

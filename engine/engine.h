@@ -54,6 +54,7 @@ typedef struct em_engine_info {
     const char *backend;      /* "cpu/avx512" */
     int32_t n_threads, max_seqs, max_batch_tokens;
     uint64_t weight_bytes, table_bytes, kv_bytes; /* memory by kind */
+    int32_t kv_block_tokens;  /* positions of one block of the KV cache */
     int32_t n_engram_tables;
     const char *engram_tier;  /* "ram", "mmap"; "none" without tables */
 } em_engine_info;

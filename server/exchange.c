@@ -166,6 +166,8 @@ static enum MHD_Result begin(em_http *h, struct MHD_Connection *conn, const char
     MHD_get_connection_values(conn, MHD_HEADER_KIND, note_header, &f);
     judge(x, url, &f);
     peer->deadline_ns = f.n_length || f.n_encoding ? x->start_ns + h->config->body_timeout : 0;
+    if (peer->deadline_ns) /* libmicrohttpd misses an end that comes together with a part of the body */
+        em_exchange_watch(x);
     return answer_at_once(x, &f) ? em_reply_error(x, &x->refusal) : MHD_YES;
 }
 
@@ -230,7 +232,8 @@ enum MHD_Result em_exchange_handle(void *cls, struct MHD_Connection *conn, const
 void em_exchange_watch(em_exchange *x)
 {
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLONESHOT, .data.ptr = x};
-    x->watched = epoll_ctl(x->http->watch_fd, EPOLL_CTL_ADD, x->peer->fd, &ev) == 0;
+    int op = x->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    x->watched = epoll_ctl(x->http->watch_fd, op, x->peer->fd, &ev) == 0;
 }
 
 void em_exchange_unwatch(em_exchange *x)
@@ -261,6 +264,7 @@ void em_exchange_release(em_exchange *x)
 {
     if (x->conn || (x->job && !x->job->finished))
         return;
+    em_http_counts_answer(&x->http->counts, em_route_index(x), x->method, x->status ? x->status : 499);
     access_line(x);
     em_exchange_drop_body(x);
     em_job_free(x->job);

@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -117,6 +118,7 @@ int em_http_new(const em_config *c, int listen_fd, int signal_fd, em_http **ret_
     }
     h->config = c;
     h->signal_fd = signal_fd;
+    em_http_counts_init(&h->counts);
     pthread_mutex_init(&h->inbox.lock, NULL);
     em_listen_url(listen_fd, h->url, sizeof(h->url), &h->loopback);
     h->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -246,6 +248,8 @@ static void on_hangup(em_http *h)
             em_exchange *x = events[i].data.ptr;
             if (x->job)
                 em_job_client_gone(x->job);
+            else if (x->peer->deadline_ns) /* the body is not complete: wakes libmicrohttpd, which reads what there is */
+                shutdown(x->peer->fd, SHUT_RD);
         }
     } while (n == 64);
 }

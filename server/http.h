@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "server/config.h"
 #include "server/keys.h"
+#include "server/metrics.h"
 #include "server/service.h"
 
 typedef struct em_http em_http;
@@ -91,7 +92,7 @@ const char *em_exchange_body(const em_exchange *x); /* body.len bytes, never NUL
 void em_exchange_drop_body(em_exchange *x);
 void em_exchange_release(em_exchange *x); /* frees when nothing needs it any more, and writes the access line */
 
-/* Tells when the client leaves, which libmicrohttpd does not while a connection is suspended. */
+/* Tells, once, when the client leaves, which libmicrohttpd does not while a connection is suspended. */
 void em_exchange_watch(em_exchange *x);
 void em_exchange_unwatch(em_exchange *x);
 
@@ -99,7 +100,8 @@ void em_exchange_unwatch(em_exchange *x);
 
 /* Takes the response over, adds the headers that every answer has, queues it. */
 enum MHD_Result em_reply_queue(em_exchange *x, int status, struct MHD_Response *response);
-enum MHD_Result em_reply_json(em_exchange *x, int status, em_buf *body); /* takes the text over */
+enum MHD_Result em_reply_json(em_exchange *x, int status, em_buf *body);               /* takes the text over */
+enum MHD_Result em_reply_text(em_exchange *x, const char *content_type, em_buf *body); /* likewise; 200 */
 enum MHD_Result em_reply_error(em_exchange *x, const em_api_error *err);
 enum MHD_Result em_reply_oom(em_exchange *x);
 
@@ -107,6 +109,9 @@ enum MHD_Result em_reply_oom(em_exchange *x);
 
 /* Finds the route, or fills the refusal (400, 404, 405, 503). */
 void em_route_find(em_exchange *x);
+/* For counting: the index of the request's route, and the name of an index. */
+int em_route_index(const em_exchange *x);
+const char *em_route_name(int index);
 /* Whether this request may do without a key. */
 bool em_route_is_open(const em_exchange *x);
 /* Value of the Allow header for a path; NULL: unknown path. */
@@ -173,6 +178,7 @@ struct em_http {
     em_peer *peers;
     int n_peers;
     em_address *addresses[EM_ADDRESS_BUCKETS];
+    em_http_counts counts;
     em_job *jobs;
     int n_jobs, n_suspended, n_exchanges;
     size_t body_bytes; /* held by exchanges that receive a body */

@@ -149,14 +149,18 @@ static int submit(em_job *job, em_api_error *ret_err)
     em_error err = {0};
     em_sink sink = {.on_event = on_event, .on_step_end = on_step_end, .ctx = job};
     em_request *req = job->call.req;
+    int32_t n = req->n, max_tokens = req->max_tokens;
     snprintf(req->id, sizeof(req->id), "%s", job->exchange->id);
     snprintf(req->client, sizeof(req->client), "%s", job->exchange->client);
     int r = em_engine_submit(em_service_engine(h->service), req, sink, &job->engine_id, &err);
     if (r == 0) {
         job->call.req = NULL; /* the engine's now */
+        em_histogram_add(&h->counts.params_n, n);
+        em_histogram_add(&h->counts.params_max_tokens, max_tokens);
         return 0;
     }
     if (r == -EBUSY) {
+        h->counts.refused_busy++;
         em_api_error_set(ret_err, 429, "queue_full", NULL, "%" PRId64 " requests are waiting already; try again later",
                          h->config->max_queue);
         ret_err->retry_after_s = em_engine_retry_after_s(em_service_engine(h->service));
@@ -254,6 +258,8 @@ void em_job_client_gone(em_job *job)
 {
     if (job->finished)
         return; /* what is left to send is sent, or fails by itself */
+    if (!job->end)
+        job->http->counts.clients_left++;
     cancel(job, "client_left");
     drop_output(job);
     job->cut = true;

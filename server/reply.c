@@ -18,7 +18,7 @@ enum MHD_Result em_reply_queue(em_exchange *x, int status, struct MHD_Response *
     return r;
 }
 
-static struct MHD_Response *json_response(em_buf *body)
+static struct MHD_Response *text_response(em_buf *body, const char *content_type)
 {
     struct MHD_Response *response = NULL;
     if (!body->failed && body->data)
@@ -28,14 +28,20 @@ static struct MHD_Response *json_response(em_buf *body)
         return NULL;
     }
     *body = (em_buf){0}; /* the text is the response's now */
-    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
     return response;
 }
 
 enum MHD_Result em_reply_json(em_exchange *x, int status, em_buf *body)
 {
-    struct MHD_Response *response = json_response(body);
+    struct MHD_Response *response = text_response(body, "application/json");
     return response ? em_reply_queue(x, status, response) : em_reply_oom(x);
+}
+
+enum MHD_Result em_reply_text(em_exchange *x, const char *content_type, em_buf *body)
+{
+    struct MHD_Response *response = text_response(body, content_type);
+    return response ? em_reply_queue(x, 200, response) : em_reply_oom(x);
 }
 
 enum MHD_Result em_reply_error(em_exchange *x, const em_api_error *err)
@@ -43,7 +49,7 @@ enum MHD_Result em_reply_error(em_exchange *x, const em_api_error *err)
     char seconds[16];
     em_buf body = {0};
     em_api_error_json(err, &body);
-    struct MHD_Response *response = json_response(&body);
+    struct MHD_Response *response = text_response(&body, "application/json");
     if (!response)
         return em_reply_oom(x);
     if (err->retry_after_s > 0) {

@@ -5,6 +5,7 @@
 #include "api/models_reply.h"
 #include "api/tokenize.h"
 #include "server/http.h"
+#include "server/prometheus.h"
 
 static enum MHD_Result health(em_exchange *x)
 {
@@ -67,6 +68,13 @@ static enum MHD_Result version(em_exchange *x)
     return em_reply_json(x, 200, &body);
 }
 
+static enum MHD_Result metrics(em_exchange *x)
+{
+    em_buf body = {0};
+    em_metrics_write(x->http, &body);
+    return em_reply_text(x, EM_PROMETHEUS_CONTENT_TYPE, &body);
+}
+
 static enum MHD_Result models(em_exchange *x)
 {
     em_buf body = {0};
@@ -113,6 +121,7 @@ static enum MHD_Result detokenize(em_exchange *x)
 static const em_route routes[] = {
     {"/health", .open = true, .handle = health},
     {"/ready", .open = true, .handle = ready},
+    {"/metrics", .handle = metrics},
     {"/version", .handle = version},
     {"/v1/models", .needs_engine = true, .handle = models},
     {"/v1/models/", .prefix = true, .needs_engine = true, .handle = model},
@@ -122,6 +131,7 @@ static const em_route routes[] = {
 };
 /* clang-format on */
 #define N_ROUTES (sizeof(routes) / sizeof(routes[0]))
+_Static_assert(N_ROUTES < EM_METRICS_HANDLERS, "the last handler is for requests without a route");
 
 static const em_route *find_path(const char *path)
 {
@@ -138,6 +148,17 @@ bool em_route_is_open(const em_exchange *x)
 {
     const em_route *r = find_path(x->path);
     return r && (r->open || (x->http->config->public_metrics && strcmp(r->path, "/metrics") == 0));
+}
+
+int em_route_index(const em_exchange *x)
+{
+    const em_route *r = find_path(x->path);
+    return r ? (int)(r - routes) : EM_METRICS_HANDLERS - 1;
+}
+
+const char *em_route_name(int index)
+{
+    return (size_t)index < N_ROUTES ? routes[index].path : "none";
 }
 
 const char *em_route_allow(const char *path)

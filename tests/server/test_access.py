@@ -69,6 +69,13 @@ class Keys(KeyFile):
         self.assertEqual(200, s.complete(BODY, headers=bearer("x" * 255)).status)
         self.assertEqual(401, s.complete(BODY, headers=bearer("x" * 253)).status)
 
+    def test_metrics_flag(self):
+        self.write("a " + KEY)
+        self.assertEqual(401, self.server().request("GET", "/metrics").status)
+        s = self.server("--public-metrics")
+        self.assertEqual(200, s.request("GET", "/metrics").status)
+        self.assertEqual(401, s.request("GET", "/v1/models").status)
+
     def test_reload(self):
         self.write("a " + KEY)
         s = self.server()
