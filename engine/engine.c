@@ -15,6 +15,9 @@
 /* What 0 in em_engine_opts stands for. */
 #define DEFAULT_MAX_SEQS 16
 #define DEFAULT_MAX_BATCH_TOKENS 512
+#define DEFAULT_SNAPSHOT_BYTES (INT64_C(256) << 20)
+
+#define MAX_SNAPSHOTS 4096 /* the search for one to give up is linear */
 
 struct em_engine {
     em_model *model;
@@ -63,7 +66,7 @@ static int check_opts(const em_engine_opts *opts, em_error *err)
         {"the number of threads", opts->n_threads},         {"the model length", opts->max_len},
         {"the number of sequences", opts->max_seqs},        {"the number of batched tokens", opts->max_batch_tokens},
         {"the size of the KV cache", opts->kv_cache_bytes}, {"the size of a KV block", opts->kv_block_tokens},
-        {"the length of the queue", opts->max_queue},
+        {"the length of the queue", opts->max_queue},       {"the size of the snapshots", opts->snapshot_bytes},
     };
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         if (sizes[i].value < 0)
@@ -84,6 +87,8 @@ int em_engine_model_opts(const em_engine_opts *opts, em_model_opts *ret_opts, em
         .max_len = opts->max_len,
         .max_seqs = opts->max_seqs ? opts->max_seqs : DEFAULT_MAX_SEQS,
         .max_batch_tokens = opts->max_batch_tokens ? opts->max_batch_tokens : DEFAULT_MAX_BATCH_TOKENS,
+        .max_snapshots = opts->no_prefix_cache ? 0 : MAX_SNAPSHOTS,
+        .snapshot_bytes = opts->snapshot_bytes ? opts->snapshot_bytes : DEFAULT_SNAPSHOT_BYTES,
         .kv_cache_bytes = opts->kv_cache_bytes,
         .kv_block_tokens = opts->kv_block_tokens,
         .cpu_flags_mask = ~0u,
@@ -183,7 +188,7 @@ int em_engine_over(em_model *model, const em_engine_opts *opts, em_engine **ret_
     fill_info(e);
     rc = em_request_queue_new(opts->max_queue, e->info.max_seqs, &e->queue);
     if (!rc)
-        rc = em_stepper_new(e->model, e->queue, &e->rules, e->info.max_seqs, &e->stepper);
+        rc = em_stepper_new(e->model, e->queue, &e->rules, e->info.max_seqs, !opts->no_prefix_cache, &e->stepper);
     if (rc) {
         em_error_set(err, rc, "there is no memory for the logits of %d sequences: lower --max-num-seqs.",
                      e->info.max_seqs);
@@ -251,7 +256,7 @@ bool em_engine_token_is_special(const em_engine *e, int32_t id)
 
 /* --- requests ----------------------------------------------------------------------------------------------- */
 
-/* A choice takes all its blocks when it is let in: one that needs more than there are would wait for ever. */
+/* A choice must fit when it is alone: one that needs more blocks than there are could never end. */
 static int check_fits(const em_engine *e, const em_request *r, em_error *err)
 {
     const em_kv_cache *kv = em_model_kv_cache(e->model);

@@ -339,6 +339,11 @@ em_kv_cache *em_model_kv_cache(em_model *m)
     return m->kv;
 }
 
+int32_t em_model_snapshots(const em_model *m)
+{
+    return m->shape.n_snapshots;
+}
+
 em_engram *em_model_engram(em_model *m)
 {
     return m->engram;

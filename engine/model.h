@@ -21,6 +21,7 @@ typedef struct em_model_opts {
     int32_t max_seqs;         /* sequences with state at a time (slots) */
     int32_t max_batch_tokens; /* most tokens in one em_model_forward */
     int32_t max_snapshots;    /* saved copies of a sequence's slot, for prefixes; 0: none */
+    int64_t snapshot_bytes;   /* bounds max_snapshots, as the number of KV blocks then does; 0: no bound */
     int64_t kv_cache_bytes;   /* KV blocks; 0: enough for max_seqs short sequences and at least one of max_len */
     int32_t kv_block_tokens;  /* 0: default; rounded up to a multiple of every ratio */
     em_engram_tier engram_tier;
@@ -38,6 +39,7 @@ const em_tokenizer *em_model_tokenizer(const em_model *m); /* NULL: the folder h
 int32_t em_model_max_len(const em_model *m);
 int32_t em_model_max_batch_tokens(const em_model *m);
 em_kv_cache *em_model_kv_cache(em_model *m);
+int32_t em_model_snapshots(const em_model *m); /* places for saved slots */
 em_engram *em_model_engram(em_model *m); /* NULL: no Engram layers */
 const char *em_model_backend_name(const em_model *m); /* "cpu/avx512" */
 int32_t em_model_n_threads(const em_model *m);        /* compute threads in use */

@@ -46,7 +46,8 @@ int em_model_shape(const em_model_config *cfg, const em_model_opts *opts, em_bac
                            .n_snapshots = opts->max_snapshots,
                            .block_tokens = (want + lcm - 1) / lcm * lcm};
     int64_t per_seq = ((int64_t)sh.max_len + sh.block_tokens - 1) / sh.block_tokens;
-    int64_t bytes = em_cpu_state_bytes(cfg, sh.block_tokens).block, blocks = opts->kv_cache_bytes / bytes;
+    em_state_bytes state = em_cpu_state_bytes(cfg, sh.block_tokens);
+    int64_t bytes = state.block, blocks = opts->kv_cache_bytes / bytes;
     if (opts->kv_cache_bytes == 0) {
         blocks = DEFAULT_KV_BYTES / bytes;
         blocks = blocks < per_seq ? per_seq : blocks;
@@ -56,6 +57,11 @@ int em_model_shape(const em_model_config *cfg, const em_model_opts *opts, em_bac
                             (long long)opts->kv_cache_bytes, (long long)bytes);
     }
     sh.n_blocks = (int32_t)(blocks < INT32_MAX ? blocks : INT32_MAX);
+    if (opts->snapshot_bytes) {
+        int64_t snapshots = opts->snapshot_bytes / state.slot;
+        snapshots = snapshots < sh.n_blocks ? snapshots : sh.n_blocks;
+        sh.n_snapshots = snapshots < sh.n_snapshots ? (int32_t)snapshots : sh.n_snapshots;
+    }
     *ret_shape = sh;
     return 0;
 }

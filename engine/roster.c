@@ -5,48 +5,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/event.h"
 #include "engine/request.h"
 
-int em_roster_init(em_roster *ro, em_kv_cache *kv, const em_seq_rules *rules, int32_t max_seqs)
+static const char no_memory[] = "the server is out of memory: try again later.";
+
+int em_roster_init(em_roster *ro, em_model *model, const em_seq_rules *rules, int32_t max_seqs, bool share)
 {
-    *ro = (em_roster){.kv = kv, .rules = *rules, .max_seqs = max_seqs, .next_deadline_ns = UINT64_MAX};
+    *ro = (em_roster){.rules = *rules, .max_seqs = max_seqs, .next_deadline_ns = UINT64_MAX};
+    em_latencies_init(&ro->latencies, rules->max_len);
     ro->running = calloc((size_t)max_seqs, sizeof(*ro->running));
-    return ro->running ? 0 : -ENOMEM;
+    return ro->running ? em_seq_store_init(&ro->store, model, max_seqs, share) : -ENOMEM;
 }
 
 void em_roster_done(em_roster *ro)
 {
+    em_seq_store_done(&ro->store);
+    em_wait_queue_done(&ro->wait);
     free(ro->running);
     ro->running = NULL;
 }
 
 /* --- lists -------------------------------------------------------------------------------------------------- */
-
-static void wait_push(em_roster *ro, em_seq *seq)
-{
-    seq->prev = ro->wait_tail;
-    seq->next = NULL;
-    if (ro->wait_tail)
-        ro->wait_tail->next = seq;
-    else
-        ro->wait_head = seq;
-    ro->wait_tail = seq;
-    ro->n_waiting++;
-}
-
-static void wait_remove(em_roster *ro, em_seq *seq)
-{
-    if (seq->prev)
-        seq->prev->next = seq->next;
-    else
-        ro->wait_head = seq->next;
-    if (seq->next)
-        seq->next->prev = seq->prev;
-    else
-        ro->wait_tail = seq->prev;
-    ro->n_waiting--;
-}
 
 static void running_remove(em_roster *ro, const em_seq *seq)
 {
@@ -103,22 +84,32 @@ static void count_end(em_roster *ro, const em_live *live)
         ro->n_ok++;
 }
 
+static void unpark_siblings(em_roster *ro, const em_seq *seq);
+
 /* Takes a finished sequence out of its list and returns what it held. */
 static void leave(em_roster *ro, em_seq *seq, em_finish finish)
 {
     em_live *live = seq->live;
     if (seq->state == EM_SEQ_WAITING) {
-        wait_remove(ro, seq);
+        if (seq->queued)
+            em_wait_queue_remove(&ro->wait, seq);
+        seq->parked = false;
+        ro->n_waiting--;
         count_left(ro, live);
     } else {
         running_remove(ro, seq);
     }
-    em_seq_kv_close(ro->kv, &seq->kv);
+    em_seq_store_close(&ro->store, seq);
     em_seq_done(seq);
+    em_wait_queue_leave(&ro->wait, seq->client);
+    ro->finished[finish]++;
+    em_latencies_end(&ro->latencies, &seq->moments, em_now_ns(), seq->prompt->n_ids, seq->n_ids - seq->prompt->n_ids);
     live->any_failed |= finish == EM_FINISH_ERROR || finish == EM_FINISH_TIMEOUT;
     live->any_cancelled |= finish == EM_FINISH_CANCEL;
     if (--live->n_open == 0)
         count_end(ro, live);
+    else
+        unpark_siblings(ro, seq); /* its prompt will not be computed for them */
 }
 
 /* The event of last resort, made at submit: no memory for a proper one. */
@@ -127,7 +118,7 @@ static em_event *take_spare(em_seq *seq)
     em_event *ev = seq->spare;
     seq->spare = NULL;
     ev->finish = EM_FINISH_ERROR;
-    ev->error = "the server is out of memory: try again later.";
+    ev->error = no_memory;
     ev->prompt_tokens = seq->prompt->n_ids;
     ev->completion_tokens = seq->n_ids - seq->prompt->n_ids;
     return ev;
@@ -210,16 +201,52 @@ void em_roster_deliver(em_roster *ro, em_request_queue *queue)
 
 /* --- coming and going --------------------------------------------------------------------------------------- */
 
+static void queue_up(em_roster *ro, em_seq *seq)
+{
+    if (em_wait_queue_push(&ro->wait, seq))
+        em_roster_fail(ro, seq, no_memory);
+}
+
+/* The choice that computes the prompt for its siblings. */
+static em_seq *leader_of(const em_seq *seq)
+{
+    em_live *live = seq->live;
+    return &live->seqs[seq->choice - seq->choice % live->request->n];
+}
+
+/* Siblings of a leader stand on their own from now on. */
+static void unpark_siblings(em_roster *ro, const em_seq *seq)
+{
+    if (leader_of(seq) != seq)
+        return;
+    for (int32_t i = 1; i < seq->live->request->n; i++) {
+        em_seq *sibling = leader_of(seq) + i;
+        if (sibling->parked) {
+            sibling->parked = false;
+            queue_up(ro, sibling);
+        }
+    }
+}
+
 /* A sequence with nothing to compute: it tells its prompt, if asked to, and ends. */
 static void run_empty(em_roster *ro, em_seq *seq)
 {
-    wait_push(ro, seq);
     if (em_seq_start(seq, &ro->rules)) {
-        em_roster_fail(ro, seq, "the server is out of memory: try again later.");
+        em_roster_fail(ro, seq, no_memory);
         return;
     }
     em_seq_end(seq, EM_FINISH_LENGTH);
     em_roster_tell(ro, seq);
+}
+
+static void accept_seq(em_roster *ro, em_seq *seq)
+{
+    if (em_seq_goal(seq) == 0)
+        run_empty(ro, seq);
+    else if (leader_of(seq) != seq && em_seq_store_shares(&ro->store, seq) && leader_of(seq)->state != EM_SEQ_FINISHED)
+        seq->parked = true;
+    else
+        queue_up(ro, seq);
 }
 
 void em_roster_accept(em_roster *ro, em_live *live)
@@ -232,34 +259,92 @@ void em_roster_accept(em_roster *ro, em_live *live)
     uint64_t deadline_ns = live->request->deadline_ns;
     if (deadline_ns && deadline_ns < ro->next_deadline_ns)
         ro->next_deadline_ns = deadline_ns;
+    em_client *client = em_wait_queue_enter(&ro->wait, &live->fresh_client, live->n_seqs);
+    ro->n_waiting += live->n_seqs;
     for (int32_t i = 0; i < live->n_seqs; i++) {
-        em_seq *seq = &live->seqs[i];
-        seq->serial = ro->next_serial++;
-        if (em_seq_goal(seq) > 0)
-            wait_push(ro, seq);
-        else
-            run_empty(ro, seq);
+        live->seqs[i].serial = ro->next_serial++;
+        live->seqs[i].client = client;
     }
+    for (int32_t i = 0; i < live->n_seqs; i++)
+        accept_seq(ro, &live->seqs[i]);
 }
 
-bool em_roster_admit(em_roster *ro)
+em_seq *em_roster_next(em_roster *ro, int32_t *ret_n_blocks)
 {
-    em_seq *seq = ro->wait_head;
+    em_seq *seq = em_wait_queue_next(&ro->wait);
+    if (!seq)
+        return NULL;
     int32_t n_positions = em_request_positions(seq->live->request, seq->prompt->n_ids, ro->rules.max_len);
-    int rc = em_seq_kv_open(ro->kv, &seq->kv);
-    if (!rc)
-        rc = em_seq_kv_reserve(ro->kv, &seq->kv, n_positions);
-    if (!rc)
-        rc = em_seq_start(seq, &ro->rules);
-    if (rc) {
-        em_roster_fail(ro, seq, "the server is out of memory: try again later.");
-        return false;
-    }
-    wait_remove(ro, seq);
+    *ret_n_blocks = em_seq_store_need(&ro->store, seq, n_positions);
+    return seq;
+}
+
+/* From waiting to running; it has its slot and blocks. */
+static void start_running(em_roster *ro, em_seq *seq)
+{
+    if (seq->queued)
+        em_wait_queue_remove(&ro->wait, seq);
+    seq->parked = false;
+    ro->n_waiting--;
     count_left(ro, seq->live);
     seq->state = EM_SEQ_RUNNING;
     ro->running[ro->n_running++] = seq;
+    if (!seq->moments.started_ns)
+        seq->moments.started_ns = em_now_ns();
+}
+
+bool em_roster_admit(em_roster *ro, em_seq *seq)
+{
+    int rc = em_seq_store_open(&ro->store, seq);
+    if (!rc)
+        rc = em_seq_start(seq, &ro->rules);
+    if (rc) {
+        em_roster_fail(ro, seq, no_memory);
+        return false;
+    }
+    if (!seq->charged) /* what is computed twice is not the client's fault */
+        seq->client->served += (uint64_t)(em_seq_goal(seq) - seq->pos);
+    seq->charged = true;
+    ro->wait.n_admitted++;
+    start_running(ro, seq);
     return true;
+}
+
+void em_roster_put_back(em_roster *ro, em_seq *seq)
+{
+    running_remove(ro, seq);
+    em_seq_store_close(&ro->store, seq);
+    seq->state = EM_SEQ_WAITING;
+    ro->n_waiting++;
+    ro->n_put_back++;
+    if (seq->live->n_waiting++ == 0)
+        ro->n_left--;
+    queue_up(ro, seq);
+}
+
+em_seq *em_roster_fork(em_roster *ro, em_seq *seq)
+{
+    if (leader_of(seq) != seq)
+        return NULL;
+    for (int32_t i = 1; i < seq->live->request->n; i++) {
+        em_seq *sibling = seq + i;
+        if (!sibling->parked)
+            continue;
+        int rc = em_seq_store_fork(&ro->store, seq, sibling);
+        if (rc == -EAGAIN)
+            break;
+        if (!rc)
+            rc = em_seq_start(sibling, &ro->rules);
+        if (rc) {
+            em_roster_fail(ro, sibling, no_memory);
+            continue;
+        }
+        sibling->charged = true;
+        start_running(ro, sibling);
+        return sibling;
+    }
+    unpark_siblings(ro, seq);
+    return NULL;
 }
 
 static int32_t end_live(em_roster *ro, em_live *live, em_finish finish)

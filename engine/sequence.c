@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/clock.h"
 #include "engine/event.h"
 #include "engine/request.h"
 
@@ -21,6 +22,13 @@ int em_live_new(em_request *r, em_sink sink, const em_seq_rules *rules, em_live 
     live->sink = sink;
     live->n_seqs = live->n_open = live->n_waiting = n_seqs;
     atomic_init(&live->cancelled, false);
+    live->fresh_client = calloc(1, sizeof(*live->fresh_client));
+    if (!live->fresh_client) {
+        em_live_free(live);
+        return -ENOMEM;
+    }
+    memcpy(live->fresh_client->name, r->client, strnlen(r->client, EM_REQUEST_CLIENT_MAX));
+    uint64_t now_ns = em_now_ns();
     for (int32_t i = 0; i < n_seqs; i++) {
         em_seq *seq = &live->seqs[i];
         seq->live = live;
@@ -29,6 +37,7 @@ int em_live_new(em_request *r, em_sink sink, const em_seq_rules *rules, em_live 
         seq->max_new = em_request_max_new(r, seq->prompt->n_ids, rules->max_len);
         seq->n_ids = seq->prompt->n_ids;
         seq->kv.slot = -1;
+        seq->moments.arrival_ns = now_ns;
         seq->spare = em_event_new(&(em_event){.kind = EM_EVENT_TEXT, .choice = i});
         if (!seq->spare) {
             em_live_free(live);
@@ -54,6 +63,7 @@ em_live *em_live_free(em_live *live)
         em_event_free(ev);
     }
     em_request_free(live->request);
+    free(live->fresh_client);
     free(live);
     return NULL;
 }
@@ -101,6 +111,9 @@ static int grow_held(em_seq *seq, int32_t cap)
 
 int em_seq_start(em_seq *seq, const em_seq_rules *rules)
 {
+    if (seq->started)
+        return 0;
+    seq->started = true;
     const em_request *r = seq->live->request;
     size_t n_prompt = (size_t)seq->prompt->n_ids;
     seq->ids = malloc((n_prompt + (size_t)seq->max_new) * sizeof(*seq->ids));
@@ -123,6 +136,7 @@ void em_seq_drop_scores(em_seq *seq)
     free(seq->score_top);
     seq->scores = NULL;
     seq->score_top = NULL;
+    seq->scores_told = true;
 }
 
 void em_seq_done(em_seq *seq)
@@ -155,7 +169,7 @@ bool em_seq_draws(const em_seq *seq)
 
 bool em_seq_scores(const em_seq *seq)
 {
-    return seq->live->request->prompt_logprobs && seq->pos < seq->prompt->n_ids - 1;
+    return seq->live->request->prompt_logprobs && !seq->scores_told && seq->pos < seq->prompt->n_ids - 1;
 }
 
 /* --- prompt scores ------------------------------------------------------------------------------------------ */
@@ -186,6 +200,7 @@ static em_event draft_of(const em_seq *seq, em_event_kind kind)
         .choice = seq->choice,
         .prompt_tokens = seq->prompt->n_ids,
         .completion_tokens = seq->n_ids - seq->prompt->n_ids,
+        .cached_tokens = seq->cached_tokens,
     };
 }
 

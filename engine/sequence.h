@@ -11,10 +11,11 @@
 #include "engine/detok.h"
 #include "engine/engine.h"
 #include "engine/kv_cache.h"
+#include "engine/latency.h"
 #include "engine/tokenizer.h"
 
 typedef enum em_seq_state {
-    EM_SEQ_WAITING,  /* not let in yet: no slot, no blocks, no buffers */
+    EM_SEQ_WAITING,  /* not let in yet, or put back: no slot and no blocks */
     EM_SEQ_RUNNING,  /* takes part in steps */
     EM_SEQ_FINISHED, /* its final event is made; holds nothing */
 } em_seq_state;
@@ -31,7 +32,11 @@ typedef struct em_held_token {
 
 typedef struct em_seq {
     struct em_live *live;
-    struct em_seq *prev, *next; /* in the list of waiting sequences */
+    struct em_seq *prev, *next; /* in a line of the wait queue */
+    struct em_client *client;   /* whom its work is charged to */
+    bool queued;                /* stands in the wait queue */
+    bool parked;                /* waits for a sibling's prompt instead */
+    bool charged;               /* its prompt is charged to its client */
     uint64_t serial;            /* order of arrival over the engine's life; names the sequence in a prepared batch */
     int32_t choice;             /* prompt * n + sample */
     em_seq_state state;
@@ -43,10 +48,16 @@ typedef struct em_seq {
     int32_t max_new; /* tokens to generate at most */
     int32_t pos;     /* positions computed; never above n_ids */
     em_seq_kv kv;
+    bool started;           /* has its buffers; it may have lost slot and blocks since */
+    int32_t n_known_blocks; /* of its blocks, from the first: known to the prefix cache */
+    int32_t cached_tokens;  /* of the prompt, not computed for this sequence */
+    int32_t n_counted;      /* prompt tokens that are in the statistics */
+    em_moments moments;
 
     /* prompt logprobs, until their event is made */
     em_event_token *scores;    /* [n_prompt] or NULL */
     em_top_logprob *score_top; /* [n_prompt, n_top] */
+    bool scores_told;          /* not to be made again, should the prompt be computed again */
 
     /* generated text */
     em_detok *detok;          /* NULL: the model has no tokenizer */
@@ -61,10 +72,20 @@ typedef struct em_seq {
     em_event *spare;  /* the final event, should memory run out */
 } em_seq;
 
+/* Somebody with sequences that wait or run. What it was served while it had none is forgotten: it begins again where
+ * the least served one stands, so that rest saves up no claim. */
+typedef struct em_client {
+    struct em_client *next;
+    char name[EM_REQUEST_CLIENT_MAX + 1];
+    uint64_t served; /* tokens computed for it, prompts' and answers' */
+    int32_t n_seqs;  /* its sequences that have not ended */
+} em_client;
+
 typedef struct em_live {
     uint64_t id;
     em_request *request;
     em_sink sink;
+    em_client *fresh_client;        /* should its client not be known yet */
     int32_t n_seqs, n_open;         /* choices; those not finished */
     int32_t n_waiting;              /* choices not let in yet */
     bool any_failed, any_cancelled; /* how its choices ended so far */
@@ -90,7 +111,7 @@ typedef struct em_seq_rules {
 int em_live_new(em_request *r, em_sink sink, const em_seq_rules *rules, em_live **ret_live);
 em_live *em_live_free(em_live *live); /* with its request, sequences and unsent events; NULL is fine; returns NULL */
 
-/* Gets its buffers; state, slot and blocks are the caller's business. -ENOMEM. */
+/* Gets its buffers, once; state, slot and blocks are the caller's business. -ENOMEM. */
 int em_seq_start(em_seq *seq, const em_seq_rules *rules);
 /* -> FINISHED: frees buffers; the caller has closed kv. */
 void em_seq_done(em_seq *seq);

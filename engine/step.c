@@ -15,7 +15,8 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 
-#define IDLE_WAIT_NS 500000000           /* the heart beats at least this often */
+#define IDLE_WAIT_NS 500000000 /* the heart beats at least this often */
+#define RATE_MEMORY_S 2.0
 #define LOGITS_BYTES (INT64_C(32) << 20) /* of the logits buffer, unless the running sequences need more */
 
 /* A run of the prepared batch. Sequences are compared by serial: an address may come back with another request. */
@@ -35,7 +36,8 @@ struct em_stepper {
 
     /* the plan, made anew for every step */
     em_sched_seq *sched;    /* [max_seqs] */
-    em_plan plan;           /* with room for max_seqs runs */
+    em_plan plan;           /* with room for max_seqs sequences */
+    em_seq **put_back;      /* [max_seqs] */
     prepared_run *next_run; /* [max_seqs] */
 
     /* the prepared batch: of the next step, during a step of this one; n_seqs 0: none */
@@ -43,6 +45,7 @@ struct em_stepper {
     prepared_run *run;        /* [max_seqs] */
     em_engram_ticket *ticket; /* of its rows; NULL: not asked for */
 
+    uint64_t now_ns; /* when the logits of this step were there */
     em_engine_stats stats;
 };
 
@@ -56,7 +59,7 @@ static int32_t logits_rows(int32_t max_seqs, int32_t max_batch_tokens, int32_t v
     return rows > max_seqs ? (int32_t)rows : max_seqs;
 }
 
-int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules *rules, int32_t max_seqs,
+int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules *rules, int32_t max_seqs, bool share,
                    em_stepper **ret_stepper)
 {
     em_stepper *s = calloc(1, sizeof(*s));
@@ -69,11 +72,14 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
     s->logits = malloc((size_t)s->max_logits * (size_t)rules->vocab_size * sizeof(*s->logits));
     s->sched = calloc(n, sizeof(*s->sched));
     s->plan.runs = calloc(n, sizeof(*s->plan.runs));
+    s->plan.put_back = calloc(n, sizeof(*s->plan.put_back));
+    s->plan.order = calloc(n, sizeof(*s->plan.order));
+    s->put_back = calloc(n, sizeof(*s->put_back));
     s->next_run = calloc(n, sizeof(*s->next_run));
     s->batch.seqs = calloc(n, sizeof(*s->batch.seqs));
     s->run = calloc(n, sizeof(*s->run));
-    if (!s->logits || !s->sched || !s->plan.runs || !s->next_run || !s->batch.seqs || !s->run ||
-        em_roster_init(&s->roster, em_model_kv_cache(model), rules, max_seqs) ||
+    if (!s->logits || !s->sched || !s->plan.runs || !s->plan.put_back || !s->plan.order || !s->put_back ||
+        !s->next_run || !s->batch.seqs || !s->run || em_roster_init(&s->roster, model, rules, max_seqs, share) ||
         em_sampler_new(rules->vocab_size, &s->sampler)) {
         em_stepper_free(s);
         return -ENOMEM;
@@ -92,6 +98,9 @@ em_stepper *em_stepper_free(em_stepper *s)
     free(s->logits);
     free(s->sched);
     free(s->plan.runs);
+    free(s->plan.put_back);
+    free(s->plan.order);
+    free(s->put_back);
     free(s->next_run);
     free(s->batch.seqs);
     free(s->run);
@@ -101,47 +110,70 @@ em_stepper *em_stepper_free(em_stepper *s)
 
 /* --- planning ----------------------------------------------------------------------------------------------- */
 
-/* What the scheduler sees: everything that runs, and as many of those that wait as could be let in. */
-static int32_t describe_seqs(em_stepper *s)
+/* Blocks that running sequences take before their next positions, and that they may want soon: one each. */
+static void count_growth(const em_stepper *s, int32_t *ret_now, int32_t *ret_soon)
+{
+    const em_roster *ro = &s->roster;
+    *ret_now = *ret_soon = 0;
+    for (int32_t i = 0; i < ro->n_running; i++) {
+        const em_seq *seq = ro->running[i];
+        int32_t n_positions = em_request_positions(seq->live->request, seq->prompt->n_ids, ro->rules.max_len);
+        *ret_now += em_kv_cache_blocks_for(ro->store.kv, seq->pos + 1) > seq->kv.n_blocks;
+        *ret_soon += em_kv_cache_blocks_for(ro->store.kv, n_positions) > seq->kv.n_blocks;
+    }
+}
+
+/* Lets in whoever fits beside the growth of those that run: else they would soon be put back. False: memory ran out. */
+static bool admit_seqs(em_stepper *s, int32_t growth)
 {
     em_roster *ro = &s->roster;
+    while (em_kv_cache_free_slots(ro->store.kv)) {
+        int32_t n_blocks;
+        em_seq *seq = em_roster_next(ro, &n_blocks);
+        if (!seq || (int64_t)n_blocks + growth > em_kv_cache_free_blocks(ro->store.kv))
+            return true;
+        if (!em_roster_admit(ro, seq))
+            return false;
+    }
+    return true;
+}
+
+/* Blocks nobody shares with it. */
+static int32_t count_own_blocks(const em_stepper *s, const em_seq *seq)
+{
     int32_t n = 0;
-    em_seq *waiting = ro->wait_head;
-    for (; n < ro->max_seqs && (n < ro->n_running || waiting); n++) {
-        bool running = n < ro->n_running;
-        const em_seq *seq = running ? ro->running[n] : waiting;
-        int32_t n_positions = em_request_positions(seq->live->request, seq->prompt->n_ids, ro->rules.max_len);
-        s->sched[n] = (em_sched_seq){
-            .running = running,
+    for (int32_t i = 0; i < seq->kv.n_blocks; i++)
+        n += em_kv_cache_refs(s->roster.store.kv, seq->kv.block_table[i]) == 1;
+    return n;
+}
+
+/* What the scheduler sees. short_of_blocks: some may have to be put back. */
+static void describe_seqs(em_stepper *s, bool short_of_blocks)
+{
+    const em_roster *ro = &s->roster;
+    for (int32_t i = 0; i < ro->n_running; i++) {
+        const em_seq *seq = ro->running[i];
+        s->sched[i] = (em_sched_seq){
+            .rank = {.priority = seq->live->request->priority, .served = seq->client->served, .serial = seq->serial},
             .draws = em_seq_draws(seq),
             .scores = em_seq_scores(seq),
             .pos = seq->pos,
             .goal = em_seq_goal(seq),
-            .n_blocks = running ? 0 : em_kv_cache_blocks_for(ro->kv, n_positions),
+            .stop = em_seq_store_stop(&ro->store, seq),
+            .n_blocks = em_kv_cache_blocks_for(ro->store.kv, seq->pos + 1) > seq->kv.n_blocks,
+            .n_freed = short_of_blocks ? count_own_blocks(s, seq) : 0,
         };
-        if (!running)
-            waiting = waiting->next;
     }
-    return n;
 }
 
-/* Plans the next step and lets in whom the plan lets in. False: somebody could not be let in after all. */
-static bool plan_step(em_stepper *s)
+/* The plan's runs as the next batch, with blocks for their positions. False: memory ran out for one. */
+static bool take_runs(em_stepper *s)
 {
-    int32_t n_seqs = describe_seqs(s);
-    em_sched_budget budget = {
-        .n_tokens = em_model_max_batch_tokens(s->model),
-        .n_logits = s->max_logits,
-        .free_slots = em_kv_cache_free_slots(s->roster.kv),
-        .free_blocks = em_kv_cache_free_blocks(s->roster.kv),
-    };
-    em_scheduler_plan(s->sched, n_seqs, &budget, &s->plan);
-    for (int32_t i = 0; i < s->plan.n_admit; i++) {
-        if (!em_roster_admit(&s->roster))
-            return false;
-    }
+    em_roster *ro = &s->roster;
+    for (int32_t i = 0; i < s->plan.n_put_back; i++)
+        s->put_back[i] = ro->running[s->plan.put_back[i]];
     for (int32_t i = 0; i < s->plan.n_runs; i++) {
-        em_seq *seq = s->roster.running[s->plan.runs[i].seq_idx];
+        em_seq *seq = ro->running[s->plan.runs[i].seq_idx];
         s->next_run[i] = (prepared_run){
             .seq = seq,
             .serial = seq->serial,
@@ -150,7 +182,36 @@ static bool plan_step(em_stepper *s)
             .n_logits = s->plan.runs[i].n_logits,
         };
     }
+    for (int32_t i = 0; i < s->plan.n_put_back; i++)
+        em_roster_put_back(ro, s->put_back[i]);
+    for (int32_t i = 0; i < s->plan.n_runs; i++) {
+        em_seq *seq = s->next_run[i].seq;
+        if (em_seq_kv_reserve(ro->store.kv, &seq->kv, s->next_run[i].pos + s->next_run[i].n_tokens)) {
+            em_roster_fail(ro, seq, "the server is out of memory: try again later.");
+            return false;
+        }
+    }
     return true;
+}
+
+/* Lets in whom there is room for, or puts back who must make room, and plans the next step. False: memory ran out for
+ * somebody, who has ended; all is to be planned again. */
+static bool plan_step(em_stepper *s)
+{
+    em_kv_cache *kv = s->roster.store.kv;
+    int32_t now, soon;
+    count_growth(s, &now, &soon);
+    bool short_of_blocks = now > em_kv_cache_free_blocks(kv);
+    if (!short_of_blocks && !admit_seqs(s, soon))
+        return false;
+    describe_seqs(s, short_of_blocks);
+    em_sched_budget budget = {
+        .n_tokens = em_model_max_batch_tokens(s->model),
+        .n_logits = s->max_logits,
+        .free_blocks = em_kv_cache_free_blocks(kv),
+    };
+    em_scheduler_plan(s->sched, s->roster.n_running, &budget, &s->plan);
+    return take_runs(s);
 }
 
 static bool same_runs(const prepared_run *a, const prepared_run *b, int32_t n)
@@ -192,8 +253,14 @@ static void publish(em_stepper *s)
     s->stats.requests_ok = ro->n_ok;
     s->stats.requests_cancelled = ro->n_cancelled;
     s->stats.requests_failed = ro->n_failed;
-    s->stats.kv_blocks = em_kv_cache_blocks(ro->kv);
-    s->stats.kv_blocks_free = em_kv_cache_free_blocks(ro->kv);
+    s->stats.kv_blocks = em_kv_cache_blocks(ro->store.kv);
+    s->stats.kv_blocks_free = em_kv_cache_free_blocks(ro->store.kv);
+    s->stats.kv_blocks_cached = em_kv_cache_idle_blocks(ro->store.kv);
+    s->stats.preemptions = ro->n_put_back;
+    s->stats.prefix_queries = ro->store.prefix_queries;
+    s->stats.prefix_hits = ro->store.prefix_hits;
+    memcpy(s->stats.finished, ro->finished, sizeof(s->stats.finished));
+    s->stats.latencies = ro->latencies;
     em_request_queue_publish(s->queue, &s->stats, ro->n_left);
     ro->n_left = 0;
 }
@@ -242,9 +309,12 @@ static int draw(em_stepper *s, em_seq *seq, const float *logits)
     }
     if (!rc)
         rc = em_seq_push(seq, &d, &s->roster.rules);
-    if (!rc)
-        s->stats.generation_tokens++;
-    return rc;
+    if (rc)
+        return rc;
+    s->stats.generation_tokens++;
+    seq->client->served++;
+    em_latencies_token(&s->roster.latencies, &seq->moments, s->now_ns);
+    return 0;
 }
 
 static void fail_seq(em_stepper *s, em_seq *seq, int32_t pos, int rc)
@@ -259,15 +329,41 @@ static void fail_seq(em_stepper *s, em_seq *seq, int32_t pos, int rc)
     em_roster_fail(&s->roster, seq, err.text);
 }
 
+/* Prompt tokens count once, when they are there for the first time, computed or not. */
+static void count_prompt(em_stepper *s, em_seq *seq)
+{
+    int32_t there = seq->pos < seq->prompt->n_ids ? seq->pos : seq->prompt->n_ids;
+    if (there <= seq->n_counted)
+        return;
+    s->stats.prompt_tokens += (uint64_t)(there - seq->n_counted);
+    seq->n_counted = there;
+}
+
+/* The other choices of a prompt that was just computed draw from the same logits. */
+static void fork_siblings(em_stepper *s, em_seq *seq, const float *logits)
+{
+    em_seq *sibling;
+    while ((sibling = em_roster_fork(&s->roster, seq))) {
+        count_prompt(s, sibling);
+        int rc = draw(s, sibling, logits);
+        if (rc)
+            fail_seq(s, sibling, sibling->pos - 1, rc);
+        else
+            em_roster_tell(&s->roster, sibling);
+    }
+}
+
 /* What the step means for one sequence; logits are those of its last n_logits positions. */
 static void read_logits(em_stepper *s, const prepared_run *run, const float *logits)
 {
     em_seq *seq = run->seq;
     int32_t n_prompt = seq->prompt->n_ids;
-    int32_t prompt_end = run->pos + run->n_tokens < n_prompt ? run->pos + run->n_tokens : n_prompt;
-    s->stats.prompt_tokens += prompt_end > run->pos ? (uint64_t)(prompt_end - run->pos) : 0;
     seq->pos = run->pos + run->n_tokens;
+    count_prompt(s, seq);
+    em_seq_store_advance(&s->roster.store, seq);
     for (int32_t pos = seq->pos - run->n_logits; pos < seq->pos; pos++) {
+        if (pos + 1 == n_prompt)
+            fork_siblings(s, seq, logits);
         int rc = pos + 1 < n_prompt ? score(s, seq, logits, pos + 1) : draw(s, seq, logits);
         if (rc) {
             fail_seq(s, seq, pos, rc);
@@ -288,6 +384,8 @@ static void run_batch(em_stepper *s)
     if (rc && !err.text[0])
         em_error_set(&err, rc, "the step failed: %s.", strerror(-rc));
     const float *logits = s->logits;
+    s->now_ns = em_now_ns();
+    em_histogram_add(&s->roster.latencies.step_tokens, s->batch.n_tokens);
     for (int32_t i = 0; i < s->batch.n_seqs; i++) {
         const prepared_run *run = &s->run[i];
         if (rc)
@@ -318,18 +416,29 @@ static bool take_news(em_stepper *s)
     return !news.closing;
 }
 
+/* A mean that forgets: what lies RATE_MEMORY_S of work back counts little. */
+static void note_rate(em_stepper *s, int32_t n_tokens, double seconds)
+{
+    double share = seconds / (seconds + RATE_MEMORY_S), rate = n_tokens / (seconds > 1e-9 ? seconds : 1e-9);
+    s->stats.tokens_per_s += s->stats.tokens_per_s > 0 ? share * (rate - s->stats.tokens_per_s) : rate;
+}
+
 static void run_step(em_stepper *s)
 {
     uint64_t start_ns = em_now_ns();
+    int32_t n_tokens = s->batch.n_tokens;
     run_batch(s);
+    uint64_t step_ns = em_now_ns() - start_ns;
     s->stats.steps++;
-    s->stats.step_ns += em_now_ns() - start_ns;
+    s->stats.step_ns += step_ns;
+    note_rate(s, n_tokens, (double)step_ns * 1e-9);
     schedule(s);
 }
 
 void em_stepper_run(em_stepper *s)
 {
     bool open = true;
+    publish(s); /* sizes and empty histograms, before any step */
     while (open) {
         open = take_news(s);
         em_roster_deliver(&s->roster, s->queue); /* who was cancelled need not wait for the next step */

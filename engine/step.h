@@ -8,8 +8,8 @@
 typedef struct em_stepper em_stepper;
 
 /* The model and the queue must outlive the stepper. max_seqs is at most the model's max_batch_tokens, so that every
- * running sequence has room in every step. -ENOMEM. */
-int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules *rules, int32_t max_seqs,
+ * running sequence has room in every step. share: prompts may share computed state. -ENOMEM. */
+int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules *rules, int32_t max_seqs, bool share,
                    em_stepper **ret_stepper);
 em_stepper *em_stepper_free(em_stepper *s); /* NULL is fine; returns NULL */
 

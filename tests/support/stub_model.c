@@ -16,20 +16,21 @@
         }                                                                                                              \
     } while (0)
 
-/* What a slot has computed: the positions and a digest of their tokens. */
-typedef struct slot_state {
+/* What a slot has computed, or a block holds: how far it reaches and a digest of all tokens up to there. */
+typedef struct state {
     int32_t pos;
     uint64_t digest;
-} slot_state;
+} state;
 
 struct em_model {
     stub_model stub;
     em_model_config cfg;
     em_tokenizer *tok;
     em_kv_cache *kv;
-    int32_t max_seqs, max_batch_tokens;
-    slot_state *slot;     /* [max_seqs] */
-    int32_t *block_owner; /* [n_blocks] slot that uses the block in this step */
+    int32_t max_seqs, max_batch_tokens, n_snapshots;
+    state *slot;          /* [max_seqs + n_snapshots] */
+    state *block;         /* [n_blocks] */
+    int32_t *block_owner; /* [n_blocks] slot that writes to the block in this step */
     bool *slot_used;      /* [max_seqs] in this step */
 };
 
@@ -65,10 +66,13 @@ int em_model_open(const em_model_opts *opts, em_model **ret_model, em_error *err
                                .pad_id = -1};
     m->max_seqs = opts->max_seqs;
     m->max_batch_tokens = opts->max_batch_tokens;
-    m->slot = calloc((size_t)m->max_seqs, sizeof(*m->slot));
+    m->n_snapshots = m->stub.n_snapshots < 0 ? 0 : m->stub.n_snapshots ? m->stub.n_snapshots : 8;
+    m->n_snapshots = m->n_snapshots < opts->max_snapshots ? m->n_snapshots : opts->max_snapshots;
+    m->slot = calloc((size_t)(m->max_seqs + m->n_snapshots), sizeof(*m->slot));
+    m->block = calloc((size_t)m->stub.n_blocks, sizeof(*m->block));
     m->slot_used = calloc((size_t)m->max_seqs, sizeof(*m->slot_used));
     m->block_owner = calloc((size_t)m->stub.n_blocks, sizeof(*m->block_owner));
-    MUST(m->slot && m->slot_used && m->block_owner, "out of memory");
+    MUST(m->slot && m->block && m->slot_used && m->block_owner, "out of memory");
     MUST(em_kv_cache_new(m->max_seqs, m->stub.n_blocks, m->stub.block_tokens, &m->kv) == 0, "no KV cache");
     if (m->stub.tokenizer_dir) {
         int rc = em_tokenizer_load(m->stub.tokenizer_dir, &m->tok, err);
@@ -90,6 +94,7 @@ em_model *em_model_close(em_model *m)
     em_kv_cache_free(m->kv);
     em_tokenizer_free(m->tok);
     free(m->slot);
+    free(m->block);
     free(m->slot_used);
     free(m->block_owner);
     free(m);
@@ -119,6 +124,11 @@ int32_t em_model_max_batch_tokens(const em_model *m)
 em_kv_cache *em_model_kv_cache(em_model *m)
 {
     return m->kv;
+}
+
+int32_t em_model_snapshots(const em_model *m)
+{
+    return m->n_snapshots;
 }
 
 em_engram *em_model_engram(em_model *m)
@@ -156,12 +166,62 @@ int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_tick
     return 0;
 }
 
-static uint64_t digest_of(const int32_t *tokens, int32_t n)
+void em_model_copy_slot(em_model *m, int32_t from, int32_t to)
 {
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (int32_t i = 0; i < n; i++)
-        h = (h ^ (uint64_t)tokens[i]) * UINT64_C(0x100000001b3);
-    return h;
+    int32_t n = m->max_seqs + m->n_snapshots;
+    MUST(from >= 0 && from < n && to >= 0 && to < n && from != to, "slot %d to %d", from, to);
+    m->slot[to] = m->slot[from];
+    pthread_mutex_lock(&counts_lock);
+    counts.n_slot_copies++;
+    pthread_mutex_unlock(&counts_lock);
+}
+
+void em_model_copy_block(em_model *m, int32_t from, int32_t to)
+{
+    int32_t n = m->stub.n_blocks;
+    MUST(from >= 0 && from < n && to >= 0 && to < n && from != to, "block %d to %d", from, to);
+    m->block[to] = m->block[from];
+    pthread_mutex_lock(&counts_lock);
+    counts.n_block_copies++;
+    pthread_mutex_unlock(&counts_lock);
+}
+
+#define NO_TOKENS ((state){.digest = UINT64_C(0xcbf29ce484222325)})
+
+static state extend(state st, int32_t token)
+{
+    return (state){st.pos + 1, (st.digest ^ (uint64_t)token) * UINT64_C(0x100000001b3)};
+}
+
+static bool same(state a, state b)
+{
+    return a.pos == b.pos && a.digest == b.digest;
+}
+
+/* Every block of the positions before the run must hold just these tokens: its own, or a shared one's, unspoilt. */
+static state check_past(const em_model *m, const em_batch_seq *q)
+{
+    state st = NO_TOKENS;
+    for (int32_t p = 0; p < q->pos; p++) {
+        st = extend(st, q->tokens[p]);
+        if (st.pos % m->stub.block_tokens == 0 || st.pos == q->pos)
+            MUST(same(m->block[q->kv->block_table[p / m->stub.block_tokens]], st), "block %d does not hold position %d",
+                 q->kv->block_table[p / m->stub.block_tokens], p);
+    }
+    return st;
+}
+
+/* Writes the run's positions into blocks that nobody else writes to. */
+static state write_run(em_model *m, const em_batch_seq *q, state st)
+{
+    for (int32_t p = q->pos; p < q->pos + q->n_tokens; p++) {
+        int32_t id = q->kv->block_table[p / m->stub.block_tokens];
+        MUST(m->block_owner[id] < 0 || m->block_owner[id] == q->kv->slot, "block %d has two writers", id);
+        m->block_owner[id] = q->kv->slot;
+        st = extend(st, q->tokens[p]);
+        m->block[id] = st;
+    }
+    return st;
 }
 
 /* Each sequence once, with room for its positions, going on exactly where its slot stopped. */
@@ -175,17 +235,14 @@ static void check_seq(em_model *m, const em_batch_seq *q)
     MUST(q->pos + q->n_tokens <= (int64_t)q->kv->n_blocks * m->stub.block_tokens, "%d blocks do not cover position %d",
          q->kv->n_blocks, q->pos + q->n_tokens - 1);
     MUST(q->pos + q->n_tokens <= m->cfg.max_len, "position %d", q->pos + q->n_tokens - 1);
-    for (int32_t b = 0; b < q->kv->n_blocks; b++) {
-        int32_t id = q->kv->block_table[b];
-        MUST(id >= 0 && id < m->stub.n_blocks && m->block_owner[id] < 0, "block %d has two owners", id);
-        m->block_owner[id] = slot;
-    }
+    for (int32_t b = 0; b < q->kv->n_blocks; b++)
+        MUST(q->kv->block_table[b] >= 0 && q->kv->block_table[b] < m->stub.n_blocks, "block %d", q->kv->block_table[b]);
     for (int32_t i = 0; i < q->pos + q->n_tokens; i++)
         MUST(q->tokens[i] >= 0 && q->tokens[i] < m->cfg.vocab_size, "token %d", q->tokens[i]);
-    slot_state *st = &m->slot[slot];
-    MUST(q->pos == 0 || (st->pos == q->pos && st->digest == digest_of(q->tokens, q->pos)),
-         "slot %d holds %d positions, the run begins at %d", slot, st->pos, q->pos);
-    *st = (slot_state){.pos = q->pos + q->n_tokens, .digest = digest_of(q->tokens, q->pos + q->n_tokens)};
+    state st = check_past(m, q);
+    MUST(q->pos == 0 || same(m->slot[slot], st), "slot %d holds %d positions, the run begins at %d", slot,
+         m->slot[slot].pos, q->pos);
+    m->slot[slot] = write_run(m, q, st);
 }
 
 static void check_batch(em_model *m, const em_batch *batch)
