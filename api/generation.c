@@ -9,7 +9,8 @@
 
 #include "engine/base/clock.h"
 
-#define COLDEST 1e-5 /* below, logits over temperature leave the range of a float: greedy says the same */
+#define MAX_TIMEOUT_S 2592000 /* a month */
+#define COLDEST 1e-5          /* below, logits over temperature leave the range of a float: greedy says the same */
 
 /* --- fields with limits of their own ------------------------------------------------------------------------ */
 
@@ -70,6 +71,42 @@ static int read_stop(const em_field *f, const em_api_context *ctx, void *into, e
         snprintf(path, sizeof path, "stop[%d]", (int)g->n_stops);
         r = push_stop(&j, path, ctx, g, err);
     }
+    return r;
+}
+
+/* In seconds, more than none; what the server allows is a bound of its own. */
+static int read_timeout(const em_field *f, const em_api_context *ctx, void *into, em_api_error *err)
+{
+    em_json j;
+    double seconds;
+    em_field_open(f, &j);
+    int r = em_value_real(&j, f->name, 0, MAX_TIMEOUT_S, &seconds, err);
+    if (!r && seconds <= 0)
+        r = em_api_error_set(err, 400, "out_of_range", f->name, "%s must be more than 0 seconds", f->name);
+    if (!r)
+        ((em_generation *)into)->timeout_ns = seconds < 1e-9 ? 1 : (uint64_t)(seconds * 1e9);
+    return r;
+}
+
+/* An empty salt would look like one and separate nobody. */
+static int read_cache_salt(const em_field *f, const em_api_context *ctx, void *into, em_api_error *err)
+{
+    em_generation *g = into;
+    em_json j;
+    char *text;
+    size_t len;
+    em_field_open(f, &j);
+    int r = em_value_string(&j, f->name, &text, &len, err);
+    if (r)
+        return r;
+    if (len < 1 || len > (size_t)ctx->max_cache_salt_bytes || len > sizeof g->cache_salt) {
+        r = em_api_error_set(err, 400, "out_of_range", f->name, "%s must be 1 to %d bytes long, got %zu", f->name,
+                             (int)ctx->max_cache_salt_bytes, len);
+    } else {
+        memcpy(g->cache_salt, text, len);
+        g->cache_salt_len = len;
+    }
+    free(text);
     return r;
 }
 
@@ -139,6 +176,9 @@ static const em_field_rule rules[] = {
     {"stream_options", EM_FIELD_READ, .read = read_stream_options},
     {"return_token_ids", EM_FIELD_BOOL, AT(return_token_ids)},
     {"ignore_eos", EM_FIELD_BOOL, AT(ignore_eos)},
+    {"priority", EM_FIELD_INT, AT(priority), INT32_MIN, INT32_MAX},
+    {"cache_salt", EM_FIELD_READ, .read = read_cache_salt},
+    {"timeout", EM_FIELD_READ, .read = read_timeout},
 
     {"user", EM_FIELD_NO_EFFECT, .what = EM_JSON_STRING},
     {"metadata", EM_FIELD_NO_EFFECT, .what = EM_JSON_OBJECT},
@@ -164,9 +204,6 @@ static const em_field_rule rules[] = {
     {"bad_words", EM_FIELD_UNSUPPORTED, .neutral = "[]"},
     {"truncate_prompt_tokens", EM_FIELD_UNSUPPORTED},
     {"use_beam_search", EM_FIELD_UNSUPPORTED, .neutral = "false"},
-    {"cache_salt", EM_FIELD_UNSUPPORTED},
-    {"priority", EM_FIELD_UNSUPPORTED, .neutral = "0"},
-    {"timeout", EM_FIELD_UNSUPPORTED},
     {"engram", EM_FIELD_UNSUPPORTED, .neutral = "false"},
 };
 /* clang-format on */
@@ -210,7 +247,19 @@ int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t lo
     req->sampling = sampling;
     req->ignore_eos = g->ignore_eos;
     req->logprobs = logprobs;
-    req->deadline_ns = ctx->timeout_ns ? em_now_ns() + ctx->timeout_ns : 0;
+    req->priority = (int32_t)g->priority;
+    uint64_t timeout =
+        g->timeout_ns && (!ctx->timeout_ns || g->timeout_ns < ctx->timeout_ns) ? g->timeout_ns : ctx->timeout_ns;
+    req->deadline_ns = timeout ? em_now_ns() + timeout : 0;
+    if (g->cache_salt_len) {
+        req->cache_salt = malloc(g->cache_salt_len);
+        if (!req->cache_salt) {
+            em_request_free(req);
+            return em_api_no_memory(err);
+        }
+        memcpy(req->cache_salt, g->cache_salt, g->cache_salt_len);
+        req->cache_salt_len = g->cache_salt_len;
+    }
     *ret_request = req;
     return 0;
 }

@@ -14,6 +14,10 @@ typedef struct em_generation {
     em_stop *stops; /* [n_stops] owned */
     int32_t n_stops;
     bool ignore_eos;
+    int64_t priority;
+    uint64_t timeout_ns;                        /* 0: none of its own */
+    char cache_salt[EM_REQUEST_MAX_SALT_BYTES]; /* cache_salt_len bytes */
+    size_t cache_salt_len;                      /* 0: none */
     bool stream, include_usage, return_token_ids;
     const em_field *stream_options;
 } em_generation;

@@ -150,6 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                           .max_stops = 16,
                           .max_stop_bytes = 32,
                           .max_logprobs = 20,
+                          .max_cache_salt_bytes = 256,
                           .max_depth = 64};
     uint64_t seed = 14695981039346656037u;
     for (size_t i = 0; i < size; i++)

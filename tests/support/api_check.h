@@ -22,6 +22,7 @@ static inline em_api_context api_context(const em_engine *engine)
                             .max_stops = 16,
                             .max_stop_bytes = 32,
                             .max_logprobs = 20,
+                            .max_cache_salt_bytes = 256,
                             .max_depth = 64};
 }
 

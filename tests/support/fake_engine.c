@@ -112,6 +112,7 @@ em_request *em_request_free(em_request *r)
         free(r->stops[i].text);
     free(r->prompts);
     free(r->stops);
+    free(r->cache_salt);
     free(r);
     return NULL;
 }

@@ -1,5 +1,7 @@
 /* Bodies of /v1/completions -> em_completion, or an error that names the field. */
 #include <check.h>
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "engine/base/clock.h"
@@ -105,6 +107,18 @@ static const bad_case bad[] = {
     {"{\"prompt\":[\"\",\"a\",\"\",\"a\",\"\",\"a\",\"\",\"a\",\"a\"]}", "prompt", "out_of_range"},
     /* numbers */
     {"{" P "\"max_tokens\":-3}", "max_tokens", "out_of_range"},
+    {"{" P "\"priority\":2147483648}", "priority", "out_of_range"},
+    {"{" P "\"priority\":-2147483649}", "priority", "out_of_range"},
+    {"{" P "\"priority\":\"high\"}", "priority", "invalid_type"},
+    {"{" P "\"priority\":0.5}", "priority", "invalid_type"},
+    {"{" P "\"timeout\":0}", "timeout", "out_of_range"},
+    {"{" P "\"timeout\":-1}", "timeout", "out_of_range"},
+    {"{" P "\"timeout\":2592001}", "timeout", "out_of_range"},
+    {"{" P "\"timeout\":1e999}", "timeout", "out_of_range"},
+    {"{" P "\"timeout\":\"x\"}", "timeout", "invalid_type"},
+    {"{" P "\"cache_salt\":\"\"}", "cache_salt", "out_of_range"},
+    {"{" P "\"cache_salt\":5}", "cache_salt", "invalid_type"},
+    {"{" P "\"cache_salt\":\"a\\u0000b\"}", "cache_salt", "invalid_value"},
     {"{" P "\"max_tokens\":65}", "max_tokens", "out_of_range"},
     {"{" P "\"max_tokens\":18446744073709551616}", "max_tokens", "out_of_range"},
     {"{" P "\"max_tokens\":1e400}", "max_tokens", "out_of_range"},
@@ -439,6 +453,67 @@ START_TEST(deadline)
 }
 END_TEST
 
+/* The shorter one of what the client and what the server allows. */
+START_TEST(deadline_of_the_client)
+{
+    static const struct {
+        uint64_t server_ns;
+        const char *timeout;
+        uint64_t expect_ns;
+    } cases[] = {{0, "2.5", 2500000000},
+                 {0, "null", 0},
+                 {UINT64_C(1000000000), "2.5", 1000000000},
+                 {0, "1e-12", 1},
+                 {UINT64_C(3000000000), "2.5", 2500000000}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char body[64];
+        em_api_context ctx = api_context(engine);
+        em_completion *c = NULL;
+        em_api_error err;
+        ctx.timeout_ns = cases[i].server_ns;
+        int len = snprintf(body, sizeof body, "{\"prompt\":\"a\",\"timeout\":%s}", cases[i].timeout);
+        uint64_t before = em_now_ns();
+        ck_assert_int_eq(em_completion_parse(body, (size_t)len, &ctx, &c, &err), 0);
+        if (cases[i].expect_ns) {
+            ck_assert_uint_ge(c->req->deadline_ns, before + cases[i].expect_ns);
+            ck_assert_uint_le(c->req->deadline_ns, em_now_ns() + cases[i].expect_ns);
+        } else {
+            ck_assert_uint_eq(c->req->deadline_ns, 0);
+        }
+        em_completion_free(c);
+    }
+}
+END_TEST
+
+START_TEST(priority_and_salt)
+{
+    em_completion *c = parse("{\"prompt\":\"a\"}");
+    ck_assert_int_eq(c->req->priority, 0);
+    ck_assert_ptr_null(c->req->cache_salt);
+    ck_assert_uint_eq(c->req->cache_salt_len, 0);
+    em_completion_free(c);
+    c = parse("{\"prompt\":\"a\",\"priority\":-2147483648,\"cache_salt\":\"t\\u00e9n\"}");
+    ck_assert_int_eq(c->req->priority, INT32_MIN);
+    ck_assert_uint_eq(c->req->cache_salt_len, 4);
+    ck_assert_mem_eq(c->req->cache_salt, "t\xc3\xa9n", 4);
+    em_completion_free(c);
+
+    char body[400], salt[300];
+    for (size_t len = 256; len <= 257; len++) { /* the limit, and one more */
+        em_completion *parsed = NULL;
+        em_api_error err = {0};
+        em_api_context ctx = api_context(engine);
+        memset(salt, 's', len);
+        int n = snprintf(body, sizeof body, "{\"prompt\":\"a\",\"cache_salt\":\"%.*s\"}", (int)len, salt);
+        int r = em_completion_parse(body, (size_t)n, &ctx, &parsed, &err);
+        ck_assert_int_eq(r, len == 256 ? 0 : -EINVAL);
+        if (r)
+            check_error(&err, 400, "cache_salt", "out_of_range", "257 bytes of salt");
+        em_completion_free(parsed);
+    }
+}
+END_TEST
+
 static void check_ids(const char *body, int bos, int n, const int32_t *ids)
 {
     em_completion *c = parse(body);
@@ -548,6 +623,8 @@ int main(void)
     tcase_add_test(t, without_effect_and_neutral);
     tcase_add_test(t, seeds);
     tcase_add_test(t, deadline);
+    tcase_add_test(t, deadline_of_the_client);
+    tcase_add_test(t, priority_and_salt);
     tcase_add_test(t, bos_and_special_tokens);
     tcase_add_test(t, other_models);
     tcase_add_test(t, echo_keeps_the_text);
