@@ -36,7 +36,7 @@ EM_INLINE void dec_e2m1(__m128i codes, __m256 scale, int n_vecs, float *y)
     const __m256i sign = _mm256_set1_epi32(INT32_MIN);
     __m128i even = _mm_and_si128(codes, nibble), odd = _mm_and_si128(_mm_srli_epi16(codes, 4), nibble);
     __m128i c = _mm_unpacklo_epi8(even, odd);
-    for (int j = 0; j < n_vecs; j++) {
+    for (int64_t j = 0; j < n_vecs; j++) {
         __m256i idx = _mm256_cvtepu8_epi32(c); /* the permutation looks at three bits of it */
         __m256 v = _mm256_permutevar8x32_ps(mags, idx);
         v = _mm256_xor_ps(v, _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(idx, 28), sign)));
@@ -119,7 +119,7 @@ EM_INLINE __m256 abs_ps(__m256 v)
 EM_INLINE float amax(const float *x, int n_vecs, float floor)
 {
     __m256 m = _mm256_set1_ps(floor);
-    for (int j = 0; j < n_vecs; j++)
+    for (int64_t j = 0; j < n_vecs; j++)
         m = _mm256_max_ps(abs_ps(_mm256_loadu_ps(x + 8 * j)), m);
     __m128 b = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
     b = _mm_max_ps(b, _mm_movehl_ps(b, b));

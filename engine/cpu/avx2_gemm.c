@@ -21,13 +21,13 @@ EM_INLINE void load_weights(em_dtype dtype, const uint8_t *codes, __m256 out[VEC
         avx2_e4m3(_mm_loadu_si128((const __m128i *)(codes + 16)), &out[2], &out[3]);
     } else if (dtype == EM_DTYPE_BF16) {
 #pragma GCC unroll 4
-        for (int j = 0; j < VECS; j++) {
+        for (int64_t j = 0; j < VECS; j++) {
             __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(codes + 16 * j)));
             out[j] = _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
         }
     } else {
 #pragma GCC unroll 4
-        for (int j = 0; j < VECS; j++)
+        for (int64_t j = 0; j < VECS; j++)
             out[j] = _mm256_loadu_ps((const float *)(const void *)codes + 8 * j);
     }
 }
@@ -113,15 +113,15 @@ EM_INLINE void gemm_block(em_dtype dtype, int n_r, int n_m, const gemm_args *arg
 #define BLOCK(dtype, n_m)                                                                                              \
     static void block_##dtype##_1x##n_m(const gemm_args *args)                                                         \
     {                                                                                                                  \
-        gemm_block(EM_DTYPE_##dtype, 1, n_m, args);                                                                    \
+        gemm_block(EM_DTYPE_##dtype, 1, (n_m), args);                                                                  \
     }                                                                                                                  \
     static void block_##dtype##_4x##n_m(const gemm_args *args)                                                         \
     {                                                                                                                  \
         gemm_args half = *args;                                                                                        \
         half.row += 2;                                                                                                 \
-        gemm_block(EM_DTYPE_##dtype, n_m == 1 ? 4 : 2, n_m, args);                                                     \
-        if (n_m > 1)                                                                                                   \
-            gemm_block(EM_DTYPE_##dtype, 2, n_m, &half);                                                               \
+        gemm_block(EM_DTYPE_##dtype, (n_m) == 1 ? 4 : 2, (n_m), args);                                                 \
+        if ((n_m) > 1)                                                                                                 \
+            gemm_block(EM_DTYPE_##dtype, 2, (n_m), &half);                                                             \
     }
 #define BLOCKS(dtype)                                                                                                  \
     BLOCK(dtype, 1)                                                                                                    \

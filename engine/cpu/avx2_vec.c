@@ -47,7 +47,7 @@ static float dot(const float *a, const float *b, int64_t n)
     __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     int64_t i = 0;
     for (; i + 32 <= n; i += 32)
-        for (int j = 0; j < 4; j++)
+        for (int64_t j = 0; j < 4; j++)
             s[j] = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8 * j), _mm256_loadu_ps(b + i + 8 * j), s[j]);
     for (; i < n; i += 8)
         s[0] = _mm256_fmadd_ps(load(a + i, n - i), load(b + i, n - i), s[0]);

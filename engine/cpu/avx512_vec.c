@@ -39,7 +39,7 @@ static float dot(const float *a, const float *b, int64_t n)
     __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
     int64_t i = 0;
     for (; i + 64 <= n; i += 64)
-        for (int j = 0; j < 4; j++)
+        for (int64_t j = 0; j < 4; j++)
             s[j] = _mm512_fmadd_ps(_mm512_loadu_ps(a + i + 16 * j), _mm512_loadu_ps(b + i + 16 * j), s[j]);
     for (; i < n; i += 16)
         s[0] = _mm512_fmadd_ps(load(a + i, n - i), load(b + i, n - i), s[0]);

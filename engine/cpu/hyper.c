@@ -13,7 +13,7 @@ static float sigmoid(float v)
 static void sinkhorn(float *comb, int32_t hc, int32_t iters, float eps)
 {
     for (int32_t j = 0; j < hc; j++) {
-        float *row = comb + j * hc, max = row[0], sum = 0.0f;
+        float *row = comb + (int64_t)j * hc, max = row[0], sum = 0.0f;
         for (int32_t k = 1; k < hc; k++)
             max = row[k] > max ? row[k] : max;
         for (int32_t k = 0; k < hc; k++)

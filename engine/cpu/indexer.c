@@ -62,14 +62,14 @@ static void score_item(void *ctx, int64_t item, int worker)
     while (t + 1 < call->n_tiles && item >= call->tile[t + 1].first_item)
         t++;
     const score_tile *tile = &call->tile[t];
-    int32_t heads = c->cfg->index_n_heads, width = c->cfg->index_head_dim;
+    int64_t heads = c->cfg->index_n_heads, width = c->cfg->index_head_dim;
     int32_t begin = (int32_t)(item - tile->first_item) * EM_KEY_BLOCK;
     int32_t n = tile->n_keys - begin < EM_KEY_BLOCK ? tile->n_keys - begin : EM_KEY_BLOCK;
     float *keys = c->scratch[worker], *dots = keys + EM_KEY_BLOCK * width;
     for (int32_t j = 0; j < n; j++)
         em_cpu_load_key(c, em_cpu_key_row(c, c->batch->seqs[tile->seq].kv, call->source, begin + j), keys + j * width);
     em_matrix view = {.dtype = EM_DTYPE_F32, .rows = n, .cols = width, .data = keys};
-    c->k.gemm[EM_DTYPE_F32](&view, 0, n, c->index_q + (int64_t)tile->token * heads * width, width,
+    c->k.gemm[EM_DTYPE_F32](&view, 0, n, c->index_q + tile->token * heads * width, width,
                             (int64_t)tile->n_tokens * heads, dots, EM_KEY_BLOCK);
     for (int32_t i = 0; i < tile->n_tokens; i++) {
         float *score = c->scores + tile->offset + (int64_t)i * tile->n_keys + begin;

@@ -45,7 +45,7 @@ void em_rope_table(const float *freq, int32_t n_pairs, int64_t pos, float *ret_c
 void em_rope_apply(float *v, const float *cos, const float *sin, int32_t n_pairs, bool inverse)
 {
     float sign = inverse ? -1.0f : 1.0f;
-    for (int32_t i = 0; i < n_pairs; i++) {
+    for (int64_t i = 0; i < n_pairs; i++) {
         float a = v[2 * i], b = v[2 * i + 1], s = sign * sin[i];
         v[2 * i] = a * cos[i] - b * s;
         v[2 * i + 1] = a * s + b * cos[i];
