@@ -5,14 +5,13 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/answer.h"
 #include "api/fields.h"
 #include "api/json_out.h"
 #include "api/logprobs.h"
-#include "api/sse.h"
 
 typedef struct choice {
     bool begun;                /* the prompt's part is in */
@@ -29,20 +28,8 @@ struct em_completion_reply {
     const em_completion *c;
     choice *choices; /* [n_choices] */
     int32_t n_choices;
-    em_buf head;       /* {"id":...,"choices":[ of every object */
-    em_finish failure; /* NONE, CANCEL, TIMEOUT, ERROR: the gravest of all choices */
-    char why[512];
-    bool complete; /* the last event was taken */
+    em_answer answer;
 };
-
-static void write_head(em_buf *b, const em_completion *c, const char *id, int64_t created)
-{
-    em_buf_puts(b, "{\"id\":");
-    em_json_text(b, id, strlen(id));
-    em_buf_printf(b, ",\"object\":\"text_completion\",\"created\":%" PRId64 ",\"model\":", created);
-    em_json_text(b, c->model, strlen(c->model));
-    em_buf_printf(b, ",\"system_fingerprint\":\"%s\",\"choices\":[", c->fingerprint);
-}
 
 int em_completion_reply_new(const em_completion *c, const char *id, int64_t created, em_completion_reply **ret_reply)
 {
@@ -52,8 +39,8 @@ int em_completion_reply_new(const em_completion *c, const char *id, int64_t crea
     r->c = c;
     r->n_choices = c->n_prompts * c->n;
     r->choices = calloc((size_t)r->n_choices, sizeof *r->choices);
-    write_head(&r->head, c, id, created);
-    if (!r->choices || r->head.failed) {
+    int e = em_answer_init(&r->answer, "text_completion", id, created, c->model, c->fingerprint, c->include_usage);
+    if (!r->choices || e) {
         em_completion_reply_free(r);
         return -ENOMEM;
     }
@@ -71,7 +58,7 @@ em_completion_reply *em_completion_reply_free(em_completion_reply *r)
         em_logprob_lists_done(&r->choices[i].logprobs);
     }
     free(r->choices);
-    em_buf_done(&r->head);
+    em_answer_done(&r->answer);
     free(r);
     return NULL;
 }
@@ -142,27 +129,14 @@ static void take_answer(em_completion_reply *r, choice *ch, const em_event *ev)
     ch->completion_tokens = ev->completion_tokens;
 }
 
-static bool is_failure(em_finish f)
-{
-    return f == EM_FINISH_CANCEL || f == EM_FINISH_TIMEOUT || f == EM_FINISH_ERROR;
-}
-
-static void take_failure(em_completion_reply *r, const em_event *ev)
-{
-    if (ev->finish <= r->failure)
-        return; /* CANCEL < TIMEOUT < ERROR: an error is the cause when others were cancelled for it */
-    r->failure = ev->finish;
-    snprintf(r->why, sizeof r->why, "%s", ev->error ? ev->error : "");
-}
-
 static int take(em_completion_reply *r, const em_event *ev, choice **ret_choice)
 {
-    if (ev->choice < 0 || ev->choice >= r->n_choices || r->complete)
+    if (ev->choice < 0 || ev->choice >= r->n_choices || r->answer.complete)
         return -EINVAL;
     choice *ch = &r->choices[ev->choice];
-    bool fails = is_failure(ev->finish);
+    bool fails = em_finish_is_failure(ev->finish);
     if (fails)
-        take_failure(r, ev);
+        em_answer_take_failure(&r->answer, ev);
     if (!ch->begun && (!fails || ev->text_len || ev->n_tokens))
         begin_choice(r, ch);
     if (ev->kind == EM_EVENT_PROMPT)
@@ -172,7 +146,7 @@ static int take(em_completion_reply *r, const em_event *ev, choice **ret_choice)
     ch->cached_tokens = ev->cached_tokens;
     if (ev->finish != EM_FINISH_NONE)
         ch->finish = ev->finish;
-    r->complete = ev->last;
+    r->answer.complete = ev->last;
     *ret_choice = ch;
     return 0;
 }
@@ -186,10 +160,7 @@ static const char *finish_json(em_finish f)
 
 static void write_ids(const em_completion_reply *r, choice *ch, em_buf *out)
 {
-    em_buf_puts(out, ",\"token_ids\":[");
-    em_buf_append(out, ch->ids.data, ch->ids.len);
-    em_buf_puts(out, "]");
-    out->failed |= ch->ids.failed;
+    em_token_ids_json(&ch->ids, out);
     if (!ch->prompt_ids_due)
         return;
     const em_prompt *p = &r->c->prompt_ids[prompt_of(r, ch)];
@@ -217,31 +188,16 @@ static void write_choice(const em_completion_reply *r, choice *ch, bool empty_li
 }
 
 /* A prompt counts once, however many samples it has; its hits are those of its first sample. */
-static void write_usage(const em_completion_reply *r, em_buf *out)
+static em_usage usage_of(const em_completion_reply *r)
 {
-    int64_t prompt = 0, cached = 0, completion = 0;
+    em_usage u = {.reasoning = -1};
     for (int32_t i = 0; i < r->c->n_prompts; i++) {
-        prompt += r->c->prompt_ids[i].n_ids;
-        cached += r->choices[(size_t)i * (size_t)r->c->n].cached_tokens;
+        u.prompt += r->c->prompt_ids[i].n_ids;
+        u.cached += r->choices[(size_t)i * (size_t)r->c->n].cached_tokens;
     }
     for (int32_t i = 0; i < r->n_choices; i++)
-        completion += r->choices[i].completion_tokens;
-    em_buf_printf(out,
-                  "\"usage\":{\"prompt_tokens\":%" PRId64 ",\"completion_tokens\":%" PRId64 ",\"total_tokens\":%" PRId64
-                  ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRId64 "}}",
-                  prompt, completion, prompt + completion, cached);
-}
-
-static int failure_error(const em_completion_reply *r, em_api_error *err)
-{
-    switch (r->failure) {
-    case EM_FINISH_CANCEL: return em_api_error_set(err, 499, "cancelled", NULL, "The request was cancelled");
-    case EM_FINISH_TIMEOUT:
-        return em_api_error_set(err, 504, "timeout", NULL, "The request took longer than this server allows");
-    default: break;
-    }
-    return em_api_error_set(err, 500, "engine_failure", NULL, "%s",
-                            r->why[0] ? r->why : "The engine failed on this request");
+        u.completion += r->choices[i].completion_tokens;
+    return u;
 }
 
 /* --- whole -------------------------------------------------------------------------------------------------- */
@@ -257,18 +213,18 @@ int em_completion_reply_add(em_completion_reply *r, const em_event *ev)
 
 int em_completion_reply_json(em_completion_reply *r, em_buf *out, em_api_error *err)
 {
-    if (r->failure != EM_FINISH_NONE)
-        return failure_error(r, err);
-    if (!r->complete)
-        return em_api_error_set(err, 500, "engine_failure", NULL, "The answer is not complete");
-    em_buf_append(out, r->head.data, r->head.len);
+    em_usage usage = usage_of(r);
+    int e = em_answer_check(&r->answer, err);
+    if (e)
+        return e;
+    em_buf_append(out, r->answer.head.data, r->answer.head.len);
     for (int32_t i = 0; i < r->n_choices; i++) {
         if (i)
             em_buf_append(out, ",", 1);
         write_choice(r, &r->choices[i], true, out);
     }
     em_buf_puts(out, "],");
-    write_usage(r, out);
+    em_usage_json(&usage, out);
     em_buf_puts(out, "}");
     return out->failed ? em_api_no_memory(err) : 0;
 }
@@ -283,38 +239,12 @@ static bool has_news(const choice *ch)
 
 static void stream_choice(const em_completion_reply *r, choice *ch, em_buf *out)
 {
-    em_sse_begin(out);
-    em_buf_append(out, r->head.data, r->head.len);
+    em_answer_chunk_begin(&r->answer, out);
     write_choice(r, ch, false, out);
-    em_buf_puts(out, r->c->include_usage ? "],\"usage\":null}" : "]}");
-    em_sse_end(out);
+    em_answer_chunk_end(&r->answer, NULL, out);
     em_buf_clear(&ch->text);
     em_buf_clear(&ch->ids);
     em_logprob_lists_clear(&ch->logprobs);
-}
-
-static void stream_usage(const em_completion_reply *r, em_buf *out)
-{
-    em_sse_begin(out);
-    em_buf_append(out, r->head.data, r->head.len);
-    em_buf_puts(out, "],");
-    write_usage(r, out);
-    em_buf_puts(out, "}");
-    em_sse_end(out);
-}
-
-static void stream_end(const em_completion_reply *r, em_buf *out)
-{
-    if (r->failure == EM_FINISH_CANCEL)
-        return;
-    if (r->failure != EM_FINISH_NONE) {
-        em_api_error err;
-        failure_error(r, &err);
-        em_sse_error(out, &err);
-    } else if (r->c->include_usage) {
-        stream_usage(r, out);
-    }
-    em_sse_done(out);
 }
 
 int em_completion_reply_stream(em_completion_reply *r, const em_event *ev, em_buf *out)
@@ -323,9 +253,11 @@ int em_completion_reply_stream(em_completion_reply *r, const em_event *ev, em_bu
     int e = take(r, ev, &ch);
     if (e)
         return e;
-    if (r->failure != EM_FINISH_CANCEL && has_news(ch))
+    if (r->answer.failure != EM_FINISH_CANCEL && has_news(ch))
         stream_choice(r, ch, out);
-    if (ev->last)
-        stream_end(r, out);
+    if (ev->last) {
+        em_usage usage = usage_of(r);
+        em_answer_stream_end(&r->answer, &usage, out);
+    }
     return out->failed ? -ENOMEM : 0;
 }

@@ -15,16 +15,16 @@ typedef struct em_api_context {
     const char *const *model_names; /* [n_model_names] accepted spellings; the first is the one answered */
     int n_model_names;
     bool ignore_unknown_fields;
-    int32_t max_prompts;    /* prompts in one request */
-    int32_t max_choices;    /* prompts * n */
-    int32_t max_n;          /* 128 */
-    int32_t max_stops;      /* 16 */
-    int32_t max_stop_bytes; /* of one stop string */
-    int32_t max_logprobs;   /* <= EM_MAX_LOGPROBS */
+    int32_t max_prompts;          /* prompts in one request */
+    int32_t max_choices;          /* prompts * n */
+    int32_t max_n;                /* 128 */
+    int32_t max_stops;            /* 16 */
+    int32_t max_stop_bytes;       /* of one stop string */
+    int32_t max_logprobs;         /* <= EM_MAX_LOGPROBS */
     int32_t max_cache_salt_bytes; /* <= EM_REQUEST_MAX_SALT_BYTES */
-    int32_t max_depth;      /* nesting of the JSON body, 64 */
-    uint64_t timeout_ns;    /* --request-timeout; 0: none */
-    bool default_thinking;  /* chat: reasoning on where the request does not say (and the model can) */
+    int32_t max_depth;            /* nesting of the JSON body, 64 */
+    uint64_t timeout_ns;          /* --request-timeout; 0: none */
+    bool default_thinking;        /* chat: reasoning on where the request does not say (and the model can) */
 } em_api_context;
 
 typedef struct em_completion {

@@ -21,7 +21,7 @@ typedef struct em_arena_block {
 
 void *em_arena_alloc(em_arena *a, size_t bytes)
 {
-    const size_t unit = sizeof(max_align_t);
+    const size_t unit = _Alignof(max_align_t);
     if (bytes > SIZE_MAX / 2)
         return NULL;
     bytes = (bytes + unit - 1) / unit * unit;

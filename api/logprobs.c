@@ -110,3 +110,37 @@ void em_logprob_lists_done(em_logprob_lists *l)
     em_buf_done(&l->offsets);
     l->n = 0;
 }
+
+static void write_bytes(em_buf *out, const uint8_t *bytes, size_t len)
+{
+    em_buf_puts(out, "[");
+    for (size_t i = 0; i < len; i++)
+        em_buf_printf(out, "%s%d", i ? "," : "", bytes[i]);
+    em_buf_puts(out, "]");
+}
+
+/* Without the closing brace. */
+static void open_entry(const em_engine *engine, int32_t id, float logprob, em_buf *out)
+{
+    size_t len = 0;
+    const uint8_t *bytes = em_engine_token_bytes(engine, id, &len);
+    em_buf_puts(out, "{\"token\":");
+    em_json_text(out, bytes, len);
+    em_buf_puts(out, ",\"logprob\":");
+    em_json_logprob(out, logprob);
+    em_buf_puts(out, ",\"bytes\":");
+    write_bytes(out, bytes, len);
+}
+
+void em_logprob_entry_json(const em_engine *engine, const em_event_token *tok, em_buf *out)
+{
+    open_entry(engine, tok->id, tok->logprob, out);
+    em_buf_puts(out, ",\"top_logprobs\":[");
+    for (int32_t i = 0; i < tok->n_top; i++) {
+        if (i)
+            em_buf_puts(out, ",");
+        open_entry(engine, tok->top[i].id, tok->top[i].logprob, out);
+        em_buf_puts(out, "}");
+    }
+    em_buf_puts(out, "]}");
+}

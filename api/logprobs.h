@@ -1,5 +1,5 @@
-/* The legacy logprobs object of /v1/completions: four lists of equal length, written token by token. One builder for
- * whole answers and for streams, so that both say the same. */
+/* Log-probabilities of tokens. Of /v1/completions: four lists of equal length, written token by token by one builder for
+ * whole answers and for streams, so that both say the same. Of chats: one object for each token. */
 #ifndef EM_API_LOGPROBS_H
 #define EM_API_LOGPROBS_H
 
@@ -18,5 +18,8 @@ void em_logprob_lists_add(em_logprob_lists *l, const em_engine *engine, const em
 void em_logprob_lists_json(const em_logprob_lists *l, em_buf *out);
 void em_logprob_lists_clear(em_logprob_lists *l); /* memory kept */
 void em_logprob_lists_done(em_logprob_lists *l);
+
+/* {"token","logprob","bytes","top_logprobs"} as chats have them; the alternatives are exactly those of the token. */
+void em_logprob_entry_json(const em_engine *engine, const em_event_token *tok, em_buf *out);
 
 #endif

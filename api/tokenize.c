@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "api/chat_request.h"
 #include "api/json_out.h"
 #include "api/prompts.h"
 
@@ -19,7 +20,6 @@ static const em_field_rule tokenize_rules[] = {
     {"model", EM_FIELD_READ, .read = em_field_read_model},
     {"prompt", EM_FIELD_LATER, AT(prompt)},
     {"add_special_tokens", EM_FIELD_BOOL, AT(add_special_tokens)},
-    {"messages", EM_FIELD_UNSUPPORTED},
     {"return_token_strs", EM_FIELD_UNSUPPORTED, .neutral = "false"},
 };
 
@@ -29,16 +29,13 @@ static const em_field_rule detokenize_rules[] = {
 };
 /* clang-format on */
 
-/* A body with a handful of fields. The fields point into `body`, which the caller frees. */
-static int read_params(const char *text, size_t len, const em_field_rule *rules, size_t n_rules,
-                       const em_api_context *ctx, em_body **ret_body, tokenize_params *p, em_api_error *err)
+/* The body checked as a whole; the caller frees it. */
+static int read_body(const char *text, size_t len, const em_api_context *ctx, em_body **ret_body, em_api_error *err)
 {
     em_body *body = malloc(sizeof *body);
     if (!body)
         return em_api_no_memory(err);
     int r = em_body_read(body, text, len, (unsigned)ctx->max_depth, err);
-    if (!r)
-        r = em_fields_apply(body, rules, n_rules, ctx, p, err);
     if (r)
         free(body);
     else
@@ -68,16 +65,29 @@ static int tokenize_text(const tokenize_params *p, const em_api_context *ctx, em
     return r;
 }
 
-int em_api_tokenize(const char *body_text, size_t len, const em_api_context *ctx, em_buf *out, em_api_error *err)
+static int tokenize_prompt(const em_body *body, const em_api_context *ctx, em_ids *ids, em_api_error *err)
 {
     tokenize_params p = {.add_special_tokens = true};
+    int r = em_fields_apply(body, tokenize_rules, sizeof tokenize_rules / sizeof *tokenize_rules, ctx, &p, err);
+    return r ? r : tokenize_text(&p, ctx, ids, err);
+}
+
+static int tokenize_chat(const em_body *body, const em_api_context *ctx, em_ids *ids, em_api_error *err)
+{
+    if (em_body_find(body, "prompt"))
+        return em_api_error_set(err, 400, "invalid_value", "prompt",
+                                "prompt and messages cannot be sent together: send one of them");
+    return em_chat_tokenize(body, ctx, ids, err);
+}
+
+int em_api_tokenize(const char *text, size_t len, const em_api_context *ctx, em_buf *out, em_api_error *err)
+{
     em_body *body = NULL;
-    int r = read_params(body_text, len, tokenize_rules, sizeof tokenize_rules / sizeof *tokenize_rules, ctx, &body, &p,
-                        err);
+    em_ids ids = {0};
+    int r = read_body(text, len, ctx, &body, err);
     if (r)
         return r;
-    em_ids ids = {0};
-    r = tokenize_text(&p, ctx, &ids, err);
+    r = em_body_find(body, "messages") ? tokenize_chat(body, ctx, &ids, err) : tokenize_prompt(body, ctx, &ids, err);
     if (!r) {
         em_engine_info info;
         em_engine_get_info(ctx->engine, &info);
@@ -125,16 +135,17 @@ static void write_text(const em_api_context *ctx, const em_ids *ids, em_buf *out
     em_buf_done(&text);
 }
 
-int em_api_detokenize(const char *body_text, size_t len, const em_api_context *ctx, em_buf *out, em_api_error *err)
+int em_api_detokenize(const char *text, size_t len, const em_api_context *ctx, em_buf *out, em_api_error *err)
 {
     tokenize_params p = {0};
     em_body *body = NULL;
-    int r = read_params(body_text, len, detokenize_rules, sizeof detokenize_rules / sizeof *detokenize_rules, ctx,
-                        &body, &p, err);
+    em_ids ids = {0};
+    int r = read_body(text, len, ctx, &body, err);
     if (r)
         return r;
-    em_ids ids = {0};
-    r = read_tokens(p.tokens, ctx, &ids, err);
+    r = em_fields_apply(body, detokenize_rules, sizeof detokenize_rules / sizeof *detokenize_rules, ctx, &p, err);
+    if (!r)
+        r = read_tokens(p.tokens, ctx, &ids, err);
     if (!r) {
         write_text(ctx, &ids, out);
         r = done(out, err);

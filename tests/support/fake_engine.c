@@ -9,10 +9,32 @@ struct em_engine {
     uint8_t bytes[256];
 };
 
+#define BAR "\xef\xbd\x9c"   /* U+FF5C */
+#define BLANK "\xe2\x96\x81" /* U+2581 */
+
 static const struct {
     const char *text;
     bool special;
-} added[] = {{"<bos>", true}, {"<eos>", true}, {"<sep>", true}, {" caf\xc3\xa9", false}};
+} added[] = {
+    {"<bos>", true},
+    {"<eos>", true},
+    {"<sep>", true},
+    {" caf\xc3\xa9", false},
+    {"<" BAR "System" BAR ">", false},
+    {"<" BAR "User" BAR ">", false},
+    {"<" BAR "Assistant" BAR ">", false},
+    {"<think>", false},
+    {"</think>", false},
+    {BAR "DSML" BAR, false},
+    {"<" BAR "begin" BLANK "of" BLANK "sentence" BAR ">", true},
+    {"<" BAR "end" BLANK "of" BLANK "sentence" BAR ">", true},
+};
+
+/* How many of them this engine has. */
+static int32_t n_added(const em_engine *e)
+{
+    return (e->info.vocab_size >= FAKE_CHAT_VOCAB ? FAKE_CHAT_VOCAB : FAKE_VOCAB) - 256;
+}
 
 em_engine *fake_engine_new(const em_engine_info *info)
 {
@@ -62,11 +84,12 @@ void em_ids_done(em_ids *ids)
     *ids = (em_ids){0};
 }
 
-static int32_t added_at(const char *text, size_t len, bool special)
+/* Marks of the chat format become ids only where the caller asks for them; " caf\u00e9" is an ordinary token. */
+static int32_t added_at(const em_engine *e, const char *text, size_t len, bool special)
 {
-    for (int32_t i = 0; i < (int32_t)(sizeof added / sizeof *added); i++) {
+    for (int32_t i = 0; i < n_added(e); i++) {
         size_t n = strlen(added[i].text);
-        if (n <= len && !memcmp(added[i].text, text, n) && (special || !added[i].special))
+        if (n <= len && !memcmp(added[i].text, text, n) && (special || 256 + i == FAKE_WORD))
             return i;
     }
     return -1;
@@ -80,7 +103,7 @@ int em_engine_tokenize(const em_engine *e, const char *text, size_t len, bool sp
     for (size_t i = 0; i < len; n++) {
         if (max_ids && n == max_ids)
             return -E2BIG;
-        int32_t a = added_at(text + i, len - i, special);
+        int32_t a = added_at(e, text + i, len - i, special);
         if (em_ids_push(ids, a >= 0 ? 256 + a : (uint8_t)text[i]))
             return -ENOMEM;
         i += a >= 0 ? strlen(added[a].text) : 1;
@@ -90,7 +113,7 @@ int em_engine_tokenize(const em_engine *e, const char *text, size_t len, bool sp
 
 const uint8_t *em_engine_token_bytes(const em_engine *e, int32_t id, size_t *ret_len)
 {
-    bool known = e->info.has_tokenizer && id >= 0 && id < FAKE_VOCAB;
+    bool known = e->info.has_tokenizer && id >= 0 && id < 256 + n_added(e);
     *ret_len = !known ? 0 : id < 256 ? 1 : strlen(added[id - 256].text);
     if (!known)
         return e->bytes;
@@ -99,7 +122,7 @@ const uint8_t *em_engine_token_bytes(const em_engine *e, int32_t id, size_t *ret
 
 bool em_engine_token_is_special(const em_engine *e, int32_t id)
 {
-    return id >= 256 && id < FAKE_VOCAB && added[id - 256].special;
+    return id >= 256 && id < 256 + n_added(e) && added[id - 256].special;
 }
 
 em_request *em_request_free(em_request *r)

@@ -11,6 +11,16 @@ enum {
     FAKE_SEP = 258,  /* "<sep>", special */
     FAKE_WORD = 259, /* " caf\u00e9", ordinary */
     FAKE_VOCAB = 260,
+    /* with an info of FAKE_CHAT_VOCAB ids also the marks of the chat format */
+    FAKE_SYSTEM = 260,
+    FAKE_USER,
+    FAKE_ASSISTANT,
+    FAKE_THINK,
+    FAKE_THINK_END,
+    FAKE_DSML,
+    FAKE_CHAT_BOS,
+    FAKE_CHAT_EOS, /* special */
+    FAKE_CHAT_VOCAB,
 };
 
 /* info as em_engine_get_info will tell it; NULL: FAKE_VOCAB ids, 64 positions, BOS added. */

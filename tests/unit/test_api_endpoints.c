@@ -70,7 +70,7 @@ static const struct {
     {false, "{\"prompt\":\"a\",\"add_special_tokens\":\"yes\"}", 400, "add_special_tokens", "invalid_type"},
     {false, "{\"prompt\":\"a\",\"x\":1}", 400, "x", "unknown_parameter"},
     {false, "{\"prompt\":\"a\",\"model\":\"b\"}", 404, "model", "model_not_found"},
-    {false, "{\"messages\":\"Hi\"}", 400, "messages", "unsupported_parameter"},
+    {false, "{\"messages\":\"Hi\"}", 400, "messages", "invalid_type"},
     {false, "{\"prompt\":\"\\u0000\"}", 400, "prompt", "invalid_value"},
     {true, "{}", 400, "tokens", "missing_required_parameter"},
     {true, "{\"tokens\":\"a\"}", 400, "tokens", "invalid_type"},

@@ -145,7 +145,7 @@ START_TEST(arena_blocks)
     for (size_t n = 1; n < 40000; n = n * 2 + 1) {
         unsigned char *p = em_arena_alloc(&a, n);
         ck_assert_ptr_nonnull(p);
-        ck_assert_uint_eq((uintptr_t)p % sizeof(max_align_t), 0);
+        ck_assert_uint_eq((uintptr_t)p % _Alignof(max_align_t), 0);
         for (size_t i = 0; i < n; i++)
             ck_assert_int_eq(p[i], 0);
         memset(p, 0xa5, n);
