@@ -248,7 +248,8 @@ static void on_hangup(em_http *h)
             em_exchange *x = events[i].data.ptr;
             if (x->job)
                 em_job_client_gone(x->job);
-            else if (x->peer->deadline_ns) /* the body is not complete: wakes libmicrohttpd, which reads what there is */
+            else if (x->peer
+                         ->deadline_ns) /* the body is not complete: wakes libmicrohttpd, which reads what there is */
                 shutdown(x->peer->fd, SHUT_RD);
         }
     } while (n == 64);
@@ -261,6 +262,7 @@ static void tick(em_http *h, uint64_t now)
     h->next_tick_ns = now + TICK_NS;
     em_peer_cut_late(h, now);
     em_job_keepalive(h, now);
+    em_watchdog_look(h, now);
     if (h->drain_deadline_ns)
         drain_tick(h, now);
 }
@@ -272,6 +274,9 @@ static int next_timeout(em_http *h, uint64_t now)
     int ms = -1;
     if (h->n_peers || h->n_jobs || h->drain_deadline_ns)
         ms = now >= h->next_tick_ns ? 0 : (int)((h->next_tick_ns - now) / 1000000) + 1;
+    uint64_t look_ns = em_watchdog_interval_ns(h);
+    if (look_ns != UINT64_MAX && (ms < 0 || ms > (int)(look_ns / 1000000)))
+        ms = (int)(look_ns / 1000000);
     if (MHD_get_timeout(h->daemon, &mhd_ms) == MHD_YES && (ms < 0 || mhd_ms < (unsigned)ms))
         ms = mhd_ms > 3600000 ? 3600000 : (int)mhd_ms;
     return ms;

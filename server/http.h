@@ -19,6 +19,7 @@
 #include "server/keys.h"
 #include "server/metrics.h"
 #include "server/service.h"
+#include "server/watchdog.h"
 
 typedef struct em_http em_http;
 typedef struct em_job em_job;
@@ -144,6 +145,7 @@ struct em_job {
     bool cut;             /* end the connection with an error, so that the answer does not look complete */
     em_api_error failure; /* status > 0: the answer instead of the one asked for */
     const char *end;      /* why it ended, for the access line */
+    int64_t tokens_seen;  /* generated, as far as events told */
     int64_t prompt_tokens, completion_tokens;
 };
 
@@ -179,6 +181,7 @@ struct em_http {
     int n_peers;
     em_address *addresses[EM_ADDRESS_BUCKETS];
     em_http_counts counts;
+    em_watchdog watchdog;
     em_job *jobs;
     int n_jobs, n_suspended, n_exchanges;
     size_t body_bytes; /* held by exchanges that receive a body */

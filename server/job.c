@@ -365,6 +365,8 @@ static void take_events(em_job *job)
     for (em_event *ev = job->taken; ev;) {
         em_event *next = ev->next;
         count_tokens(job, ev);
+        if (ev->kind == EM_EVENT_TEXT)
+            job->tokens_seen += ev->n_tokens;
         if (ev->last)
             job->finished = true;
         if (!job->cut && !job->complete && !job->failure.status) {

@@ -163,6 +163,68 @@ class Draining(Case):
             self.assertEqual(0, s.wait(5))
 
 
+class Watchdog(Case):
+    FREEZE = 6002
+
+    def freeze(self, s, name, stream=True):
+        c = s.connect()
+        self.addCleanup(c.sock.close)
+        # the stub freezes when it has made one token
+        c.send_request("POST", "/v1/completions", {"prompt": [self.FREEZE], "stream": stream, "max_tokens": 50},
+                       {"X-Request-Id": name})
+        s.wait_line("stub: begin %s$" % name)
+
+    def test_hung_step_ends_the_process(self):
+        with Server("--watchdog-timeout", "1", "--max-num-seqs", "1", "--log-format", "text",
+                    "stub:freeze_ms=20000,step_us=50000") as s:
+            c = s.connect()
+            self.addCleanup(c.sock.close)
+            self.freeze(s, "hung")
+            c.send_request("POST", "/v1/completions", {"prompt": "a secret text"}, {"X-Request-Id": "waits"})
+            s.wait_line("stub: begin waits$")
+            start = time.monotonic()
+            self.assertEqual(3, s.wait(10))
+            self.assertTrue(0.5 < time.monotonic() - start < 4)
+            text = s.text()
+            self.assertRegex(text, r"error watchdog: the step thread has not moved for 1\.\d s \(--watchdog-timeout 1\)")
+            self.assertRegex(text, r"\[hung\] watchdog: .* generating, 1 tokens so far, streamed")
+            self.assertRegex(text, r"\[waits\] watchdog: .* no token yet, 0 tokens so far\n")
+            self.assertRegex(text, r"watchdog: 2 requests, 2 connections, serving")
+            self.assertRegex(text, r"watchdog: \d+ steps, .* 1 running, 1 waiting")
+            self.assertNotIn("secret", text)
+
+    def test_also_while_draining(self):
+        with Server("--watchdog-timeout", "1", "stub:freeze_ms=20000") as s:
+            self.freeze(s, "hung")
+            s.send_signal(signal.SIGTERM)
+            self.assertEqual(3, s.wait(10))
+            self.assertIn("1 connections, draining", s.text())
+
+    def test_slow_is_not_hung(self):
+        with Server("--watchdog-timeout", "1", "stub:step_us=500000,freeze_ms=200") as s:
+            time.sleep(2.5)  # idle, too
+            self.assertEqual(200, s.complete({"prompt": [self.FREEZE], "max_tokens": 3}).status)
+            self.assertEqual(0, s.stop())
+
+    def test_stopped_process_is_not_hung(self):
+        with Server("--watchdog-timeout", "1", "stub:") as s:
+            for _ in range(2):
+                s.send_signal(signal.SIGSTOP)
+                time.sleep(2.5)
+                s.send_signal(signal.SIGCONT)
+                time.sleep(0.5)
+            self.assertEqual(200, s.complete({"prompt": [300], "max_tokens": 1}).status)
+            self.assertEqual(0, s.stop())
+
+    def test_off(self):
+        with Server("--watchdog-timeout", "0", "--health-timeout", "1", "stub:freeze_ms=3000") as s:
+            self.freeze(s, "hung")
+            time.sleep(2)
+            self.check_error(s.request("GET", "/health"), 503, code="stalled")
+            time.sleep(1.5)
+            self.assertEqual(200, s.request("GET", "/health").status)
+
+
 class Crashes(Case):
     def test_kill_and_restart_on_the_same_port(self):
         port = 0
