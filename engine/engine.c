@@ -241,6 +241,11 @@ int em_engine_tokenize(const em_engine *e, const char *text, size_t len, bool sp
     return e->tok ? em_tokenizer_encode(e->tok, text, len, special, max_ids, ids) : -ENOTSUP;
 }
 
+size_t em_engine_text_cut(const em_engine *e, const char *text, size_t len)
+{
+    return e->tok ? em_tokenizer_cut(e->tok, text, len) : 0;
+}
+
 const uint8_t *em_engine_token_bytes(const em_engine *e, int32_t id, size_t *ret_len)
 {
     if (e->tok && id >= 0 && id < em_tokenizer_size(e->tok))

@@ -17,7 +17,9 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/bench.h" /* em_engine_bench */
 #include "engine/histogram.h"
+#include "engine/plan.h" /* em_engine_plan */
 #include "engine/sampler.h"
 #include "engine/tokenizer.h" /* em_ids */
 
@@ -65,6 +67,10 @@ void em_engine_get_info(const em_engine *e, em_engine_info *ret_info);
 /* Appends ids of valid UTF-8 text; special: spellings of added tokens become ids. No BOS. -ENOTSUP without a tokenizer, -E2BIG
  * when more than max_ids (0: no limit), -ENOMEM. */
 int em_engine_tokenize(const em_engine *e, const char *text, size_t len, bool special, size_t max_ids, em_ids *ids);
+
+/* How many of the first bytes can be tokenised on their own: their ids, then those of what follows, are the ids of it
+ * all, whatever follows. As many as possible; 0: no place to cut, or no tokenizer. */
+size_t em_engine_text_cut(const em_engine *e, const char *text, size_t len);
 
 /* Bytes of one id, as em_tokenizer_bytes; length 0 without a tokenizer. Owned by the engine. */
 const uint8_t *em_engine_token_bytes(const em_engine *e, int32_t id, size_t *ret_len);

@@ -195,18 +195,13 @@ static int open_text(em_model *m, const char *dir, em_error *err)
     return 0;
 }
 
-static em_engram_dtype row_dtype(em_dtype d)
-{
-    return d == EM_DTYPE_FP8 ? EM_ENGRAM_FP8 : d == EM_DTYPE_BF16 ? EM_ENGRAM_BF16 : EM_ENGRAM_F32;
-}
-
 static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
 {
     const em_model_config *cfg = &m->cfg;
     if (cfg->n_engram_layers == 0)
         return 0;
     em_engram_spec spec = {.n_tables = cfg->n_engram_layers,
-                           .dtype = row_dtype(m->weights->engram[0].dtype),
+                           .dtype = em_engram_row_dtype(m->weights->engram[0].dtype),
                            .max_order = cfg->engram_max_order,
                            .n_heads = cfg->engram_n_heads,
                            .head_dim = cfg->engram_head_dim,
@@ -215,7 +210,7 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
                            .pad_class = m->map.class_of[cfg->engram_pad_id]};
     for (int32_t i = 0; i < spec.n_tables; i++) {
         const em_engram_weights *ew = &m->weights->engram[i];
-        if (row_dtype(ew->dtype) != spec.dtype)
+        if (em_engram_row_dtype(ew->dtype) != spec.dtype)
             return em_error_set(err, -EINVAL, "%s: the Engram tables have different dtypes", opts->dir);
         spec.table[i] = (em_engram_source){.layer = cfg->engram_layer[i],
                                            .n_rows = ew->n_rows,
@@ -224,7 +219,7 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
     }
     em_engram_opts eo = {.tier = opts->engram_tier,
                          .max_tokens = m->shape.max_batch_tokens,
-                         .max_tickets = opts->max_tickets ? opts->max_tickets : 4,
+                         .max_tickets = opts->max_tickets ? opts->max_tickets : EM_MODEL_TICKETS,
                          .n_threads = 1,
                          .mem = m->backend->mem,
                          .on_progress = engram_progress,
@@ -235,22 +230,6 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
         return em_error_set(err, r, "%s: %s", opts->dir, text);
     m->suffix = malloc((size_t)m->shape.max_batch_tokens * (size_t)cfg->engram_max_order * sizeof *m->suffix);
     return m->suffix ? 0 : em_error_set(err, -ENOMEM, "not enough memory to open %s", opts->dir);
-}
-
-static int check_opts(const em_model_opts *opts, em_error *err)
-{
-    if (opts->max_seqs < 1 || opts->max_seqs > 1 << 16)
-        return em_error_set(err, -EINVAL, "--max-num-seqs %d is outside 1 .. 65536", opts->max_seqs);
-    if (opts->max_snapshots < 0 || opts->max_snapshots > 1 << 20)
-        return em_error_set(err, -EINVAL, "%d snapshots of sequences are outside 0 .. 1048576", opts->max_snapshots);
-    if (opts->max_batch_tokens < 1 || opts->max_batch_tokens > 1 << 17)
-        return em_error_set(err, -EINVAL, "--max-num-batched-tokens %d is outside 1 .. 131072", opts->max_batch_tokens);
-    if (opts->n_threads < 0 || opts->n_threads > 1024)
-        return em_error_set(err, -EINVAL, "--threads %d is outside 0 .. 1024", opts->n_threads);
-    if (opts->kv_block_tokens < 0 || opts->kv_block_tokens > 1 << 16 || opts->kv_cache_bytes < 0)
-        return em_error_set(err, -EINVAL, "--kv-block-tokens %d or --kv-cache-bytes %lld is out of range", opts->kv_block_tokens,
-                            (long long)opts->kv_cache_bytes);
-    return 0;
 }
 
 static int open_parts(em_model *m, const em_model_opts *opts, em_error *err)
@@ -277,15 +256,12 @@ static int open_parts(em_model *m, const em_model_opts *opts, em_error *err)
 
 int em_model_open(const em_model_opts *opts, em_model **ret_model, em_error *err)
 {
-    int r = check_opts(opts, err);
-    if (r < 0)
-        return r;
     em_model *m = calloc(1, sizeof *m);
     if (!m)
         return em_error_set(err, -ENOMEM, "not enough memory to open %s", opts->dir);
     m->on_progress = opts->on_progress;
     m->progress_ctx = opts->progress_ctx;
-    r = open_parts(m, opts, err);
+    int r = open_parts(m, opts, err);
     if (r < 0) {
         em_model_close(m);
         return r;

@@ -30,14 +30,32 @@ static int common_ratio(const em_model_config *cfg, const char *dir, int32_t *re
     return 0;
 }
 
+static int check_opts(const em_model_opts *opts, em_error *err)
+{
+    if (opts->max_seqs < 1 || opts->max_seqs > 1 << 16)
+        return em_error_set(err, -EINVAL, "--max-num-seqs %d is outside 1 .. 65536", opts->max_seqs);
+    if (opts->max_snapshots < 0 || opts->max_snapshots > 1 << 20)
+        return em_error_set(err, -EINVAL, "%d snapshots of sequences are outside 0 .. 1048576", opts->max_snapshots);
+    if (opts->max_batch_tokens < 1 || opts->max_batch_tokens > 1 << 17)
+        return em_error_set(err, -EINVAL, "--max-num-batched-tokens %d is outside 1 .. 131072", opts->max_batch_tokens);
+    if (opts->n_threads < 0 || opts->n_threads > 1024)
+        return em_error_set(err, -EINVAL, "--threads %d is outside 0 .. 1024", opts->n_threads);
+    if (opts->kv_block_tokens < 0 || opts->kv_block_tokens > 1 << 16 || opts->kv_cache_bytes < 0)
+        return em_error_set(err, -EINVAL, "--kv-block-tokens %d or --kv-cache-bytes %lld is out of range", opts->kv_block_tokens,
+                            (long long)opts->kv_cache_bytes);
+    return 0;
+}
+
 int em_model_shape(const em_model_config *cfg, const em_model_opts *opts, em_backend_shape *ret_shape, em_error *err)
 {
     int32_t lcm = 1;
+    int r = check_opts(opts, err);
+    if (r < 0)
+        return r;
     if (opts->max_len < 0 || opts->max_len > cfg->max_len)
         return em_error_set(err, -EINVAL, "--max-model-len %d is outside 1 .. %d, the model's length", opts->max_len,
                             cfg->max_len);
-    int r = common_ratio(cfg, opts->dir, &lcm, err);
-    if (r < 0)
+    if ((r = common_ratio(cfg, opts->dir, &lcm, err)) < 0)
         return r;
     int32_t want = opts->kv_block_tokens ? opts->kv_block_tokens : DEFAULT_BLOCK_TOKENS;
     em_backend_shape sh = {.max_len = opts->max_len ? opts->max_len : cfg->max_len,

@@ -28,7 +28,7 @@ typedef struct em_plan_item {
     const char *what; /* for people: "compressed keys and values" */
     em_plan_place place;
     uint64_t bytes;
-    bool estimated;   /* not known before it is there */
+    bool estimated; /* not known before it is there */
 } em_plan_item;
 
 typedef struct em_plan_check {
@@ -55,7 +55,7 @@ typedef struct em_memory_plan {
     char advice[512]; /* one sentence when it does not fit */
 } em_memory_plan;
 
-struct em_engine_opts;
+struct em_engine_opts; /* of engine/engine.h */
 /* roots: where the machine is read; NULL: this machine. A plan that does not fit is no failure: see `fits`. */
 int em_engine_plan(const struct em_engine_opts *opts, const em_machine_roots *roots, em_memory_plan *ret_plan,
                    em_error *err);

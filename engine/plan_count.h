@@ -10,15 +10,21 @@
 /* Lengths, block size and number of blocks, from the options and the model: what em_model_open opens. */
 int em_model_shape(const em_model_config *cfg, const em_model_opts *opts, em_backend_shape *ret_shape, em_error *err);
 
+static inline em_engram_dtype em_engram_row_dtype(em_dtype d)
+{
+    return d == EM_DTYPE_FP8 ? EM_ENGRAM_FP8 : d == EM_DTYPE_BF16 ? EM_ENGRAM_BF16 : EM_ENGRAM_F32;
+}
+
 /* Rows of logits that a step has room for: bounded in bytes, because a prompt that is scored wants one per token. */
 int32_t em_model_logits_rows(const em_model_config *cfg, int32_t max_seqs, int32_t max_batch_tokens);
+
+#define EM_MODEL_TICKETS 4 /* what 0 in em_model_opts.max_tickets stands for */
 
 /* What is known before anything is opened. */
 typedef struct em_plan_input {
     const em_model_config *cfg;
     em_model_opts opts;       /* as em_model_open would get them, n_threads filled in */
     em_weights_sizes weights; /* of the headers */
-    em_engram_dtype rows;     /* of the tables */
     uint64_t n_tensors;       /* in the headers */
     uint64_t tokenizer_bytes; /* of tokenizer.json; 0: none */
 } em_plan_input;

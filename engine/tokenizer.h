@@ -41,6 +41,10 @@ void em_ids_done(em_ids *ids);
  * max_ids: stop with -E2BIG once more than this many ids were appended (0: no limit). -ENOMEM. */
 int em_tokenizer_encode(const em_tokenizer *tok, const char *text, size_t len, bool special, size_t max_ids, em_ids *ids);
 
+/* Where text can be cut so that the ids of both parts are the ids of the whole, whatever is behind its end: the last
+ * such place; 0: none. */
+size_t em_tokenizer_cut(const em_tokenizer *tok, const char *text, size_t len);
+
 /* Bytes of one id: of ordinary tokens through the byte alphabet (they may be a fragment of a character), of added
  * tokens their spelling. Owned by the tokenizer. 0 <= id < size. An id the file leaves out has length 0. */
 const uint8_t *em_tokenizer_bytes(const em_tokenizer *tok, int32_t id, size_t *ret_len);

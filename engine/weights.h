@@ -85,6 +85,7 @@ em_weights *em_weights_free(em_weights *w); /* NULL is fine; returns NULL */
 typedef struct em_weights_sizes {
     uint64_t mapped; /* tensors of the text model, tables left out */
     uint64_t tables; /* Engram tables */
+    em_dtype table_dtype; /* of their rows; F32 without tables */
     uint64_t owned;  /* what em_weights_load allocates: widened vectors, copies of misaligned matrices, lists */
 } em_weights_sizes;
 int em_weights_measure(const em_model_config *cfg, const em_st_set *set, em_weights_sizes *ret_sizes, em_error *err);

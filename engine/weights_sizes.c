@@ -29,14 +29,18 @@ int em_weights_measure(const em_model_config *cfg, const em_st_set *set, em_weig
     int r = em_binder_init(&b, cfg, set, err);
     if (r < 0)
         return r;
-    em_weights_sizes s = {.owned = (uint64_t)cfg->n_layers * (sizeof(em_layer_weights) +
-                                                              (uint64_t)cfg->n_experts * sizeof(em_expert_weights))};
+    em_weights_sizes s = {.owned = (uint64_t)cfg->n_layers *
+                                   (sizeof(em_layer_weights) + (uint64_t)cfg->n_experts * sizeof(em_expert_weights))};
     for (size_t i = 0; i < b.n_slots; i++) {
         const em_bind_slot *slot = &b.slots[i];
         if (em_bind_is_foreign(slot->name))
             continue;
         if (is_table(slot->name)) {
             s.tables += slot->t->bytes;
+            if (strstr(slot->name, ".weight"))
+                s.table_dtype = slot->t->dtype == EM_ST_F32    ? EM_DTYPE_F32
+                                : slot->t->dtype == EM_ST_BF16 ? EM_DTYPE_BF16
+                                                               : EM_DTYPE_FP8;
         } else {
             s.mapped += slot->t->bytes;
             s.owned += owned_bytes(slot);
@@ -65,9 +69,19 @@ void em_weights_step_bytes(const em_model_config *cfg, const em_weights *w, int6
     int64_t n = matrix_bytes(&w->head);
     for (int32_t l = 0; l < cfg->n_layers; l++) {
         const em_layer_weights *lw = &w->layers[l];
-        const em_matrix *dense[] = {&lw->hc_attn.fn,    &lw->hc_ffn.fn, &lw->wq_a,     &lw->wq_b,     &lw->wkv,
-                                    &lw->wo_a,          &lw->wo_b,      &lw->router,   &lw->comp_wkv, &lw->comp_wgate,
-                                    &lw->index_wk,      &lw->index_wq_b, &lw->index_weights_proj};
+        const em_matrix *dense[] = {&lw->hc_attn.fn,
+                                    &lw->hc_ffn.fn,
+                                    &lw->wq_a,
+                                    &lw->wq_b,
+                                    &lw->wkv,
+                                    &lw->wo_a,
+                                    &lw->wo_b,
+                                    &lw->router,
+                                    &lw->comp_wkv,
+                                    &lw->comp_wgate,
+                                    &lw->index_wk,
+                                    &lw->index_wq_b,
+                                    &lw->index_weights_proj};
         for (size_t i = 0; i < sizeof(dense) / sizeof(*dense); i++)
             n += matrix_bytes(dense[i]);
         n += expert_bytes(&lw->shared);

@@ -1,6 +1,5 @@
 /* engramd generate [--model DIR] PROMPT: no HTTP, the text as it comes. */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -10,7 +9,9 @@
 #include "engine/base/utf8.h"
 #include "engine/engine.h"
 #include "server/commands.h"
+#include "server/event_list.h"
 #include "server/model_dir.h"
+#include "server/progress.h"
 
 #define MAX_STDIN (64u << 20)
 
@@ -19,44 +20,13 @@ static const char usage[] =
     "Prints what the model says behind PROMPT, as it comes; PROMPT - is read from standard input.\n"
     "\n";
 
-/* What the step thread tells the main thread. */
-typedef struct printer {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    em_event *events, **tail;
-} printer;
-
-static void on_event(void *ctx, em_event *ev)
-{
-    printer *p = ctx;
-    pthread_mutex_lock(&p->lock);
-    ev->next = NULL;
-    *p->tail = ev;
-    p->tail = &ev->next;
-    pthread_cond_signal(&p->changed);
-    pthread_mutex_unlock(&p->lock);
-}
-
-static em_event *next_event(printer *p)
-{
-    pthread_mutex_lock(&p->lock);
-    while (!p->events)
-        pthread_cond_wait(&p->changed, &p->lock);
-    em_event *ev = p->events;
-    p->events = ev->next;
-    if (!p->events)
-        p->tail = &p->events;
-    pthread_mutex_unlock(&p->lock);
-    return ev;
-}
-
 /* Prints until the last event; -1 with a sentence when the engine or the output failed. */
-static int print_answer(em_engine *e, printer *p, uint64_t id, em_error *err)
+static int print_answer(em_engine *e, em_event_list *events, uint64_t id, em_error *err)
 {
     int r = 0;
     bool last = false;
     while (!last) {
-        em_event *ev = next_event(p);
+        em_event *ev = em_event_list_next(events);
         if (r == 0 && ev->text_len &&
             (fwrite(ev->text, 1, ev->text_len, stdout) != ev->text_len || fflush(stdout) != 0)) {
             r = em_error_set(err, -EIO, "cannot write the answer: %s", strerror(errno));
@@ -164,25 +134,19 @@ static int make_request(const em_config *c, const em_engine *e, const char *text
 
 static int answer(const em_config *c, em_engine *e, const char *text, size_t len, em_error *err)
 {
-    printer p = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .tail = NULL};
-    em_sink sink = {.on_event = on_event, .ctx = &p};
+    em_event_list events;
     em_request *request = NULL;
     uint64_t id;
-    p.tail = &p.events;
     if (make_request(c, e, text, len, &request, err) < 0)
         return -1;
-    if (em_engine_submit(e, request, sink, &id, err) < 0) {
+    em_event_list_init(&events);
+    int r = em_engine_submit(e, request, em_event_list_sink(&events), &id, err);
+    if (r < 0)
         em_request_free(request);
-        return -1;
-    }
-    return print_answer(e, &p, id, err);
-}
-
-/* A bar on a terminal, nothing in a pipe. */
-static void on_progress(void *ctx, const char *phase, double fraction)
-{
-    if (isatty(STDERR_FILENO))
-        fprintf(stderr, "\r\033[Kloading: %s %3.0f %%", phase, fraction * 100);
+    else
+        r = print_answer(e, &events, id, err);
+    em_event_list_done(&events);
+    return r;
 }
 
 static int generate(const em_config *c, em_error *err)
@@ -191,6 +155,7 @@ static int generate(const em_config *c, em_error *err)
     size_t len = 0;
     em_engine *e = NULL;
     em_engine_opts opts;
+    em_progress progress;
     int code = -1;
     if (em_model_dir_find(c->model, &model_dir, err) < 0 || read_prompt(c->argument, &text, &len, err) < 0)
         goto Exit;
@@ -198,10 +163,11 @@ static int generate(const em_config *c, em_error *err)
     em_config_engine_opts(c, model_dir, &opts);
     opts.max_seqs = 1;
     opts.max_queue = 1;
-    opts.on_progress = on_progress;
+    opts.on_progress = em_progress_show;
+    opts.progress_ctx = &progress;
+    em_progress_begin(&progress);
     int r = em_engine_open(&opts, &e, err);
-    if (isatty(STDERR_FILENO))
-        fprintf(stderr, "\r\033[K");
+    em_progress_end(&progress);
     if (r == 0)
         code = answer(c, e, text, len, err);
 Exit:

@@ -18,9 +18,22 @@ int em_command_fail(const char *command, int exit_code, const em_error *err)
     return exit_code;
 }
 
+static const char *command_name(em_command command)
+{
+    switch (command) {
+    case EM_COMMAND_SERVE: return "serve";
+    case EM_COMMAND_GENERATE: return "generate";
+    case EM_COMMAND_PLAN: return "plan";
+    case EM_COMMAND_SCORE: return "score";
+    case EM_COMMAND_BENCH: return "bench";
+    case EM_COMMAND_PROBE: return "probe";
+    }
+    return "";
+}
+
 int em_command_begin(em_command command, const char *usage, int argc, char **argv, char **env, em_config **ret_config)
 {
-    const char *name = command == EM_COMMAND_SERVE ? "serve" : "generate";
+    const char *name = command_name(command);
     em_error err = {0};
     em_config *c;
     for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {

@@ -8,6 +8,10 @@
 
 int em_cmd_serve(int argc, char **argv, char **env);
 int em_cmd_generate(int argc, char **argv, char **env);
+int em_cmd_plan(int argc, char **argv, char **env);
+int em_cmd_score(int argc, char **argv, char **env);
+int em_cmd_bench(int argc, char **argv, char **env);
+int em_cmd_probe(int argc, char **argv, char **env);
 
 /* What all commands begin with: --help, the configuration, the log. Returns the exit code, or -1 to go on. */
 int em_command_begin(em_command command, const char *usage, int argc, char **argv, char **env, em_config **ret_config);

@@ -16,7 +16,14 @@
 #define EM_CONFIG_MAX_LIST 64 /* values of one list option */
 #define EM_CONFIG_MAX_FILE (1u << 20)
 
-typedef enum em_command { EM_COMMAND_SERVE = 1, EM_COMMAND_GENERATE = 2 } em_command;
+typedef enum em_command {
+    EM_COMMAND_SERVE = 1,
+    EM_COMMAND_GENERATE = 2,
+    EM_COMMAND_PLAN = 4,
+    EM_COMMAND_SCORE = 8,
+    EM_COMMAND_BENCH = 16,
+    EM_COMMAND_PROBE = 32,
+} em_command;
 
 typedef struct em_strings {
     char **s;
@@ -56,6 +63,12 @@ typedef struct em_config {
     double temperature, top_p;
     int64_t top_k, seed;
     bool ignore_eos;
+
+    /* plan, score, bench */
+    bool json;
+    em_strings batch, context, prompt_tokens;
+    uint64_t seconds; /* in nanoseconds */
+    int64_t read_bytes;
 
     /* telling */
     char *log_format, *log_level, *config;

@@ -9,17 +9,28 @@ static const char usage[] = "Usage: engramd COMMAND [OPTIONS] ...\n"
                             "\n"
                             "  serve [MODEL_DIR]     serve a model over an OpenAI-compatible HTTP API\n"
                             "  generate PROMPT       print what a model says, without HTTP\n"
+                            "  plan [MODEL_DIR]      say what serving a model takes, and whether it fits\n"
+                            "  score FILE            say how well a model predicts a text\n"
+                            "  bench [MODEL_DIR]     measure a model on this machine\n"
+                            "  probe [URL]           ask a server whether it is well\n"
                             "\n"
                             "engramd COMMAND --help lists the options of a command.\n"
                             "engramd --version prints the version.\n";
 
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv, char **env);
+} commands[] = {
+    {"serve", em_cmd_serve}, {"generate", em_cmd_generate}, {"plan", em_cmd_plan},
+    {"score", em_cmd_score}, {"bench", em_cmd_bench},       {"probe", em_cmd_probe},
+};
+
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "";
-    if (strcmp(command, "serve") == 0)
-        return em_cmd_serve(argc - 2, argv + 2, environ);
-    if (strcmp(command, "generate") == 0)
-        return em_cmd_generate(argc - 2, argv + 2, environ);
+    for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++)
+        if (strcmp(command, commands[i].name) == 0)
+            return commands[i].run(argc - 2, argv + 2, environ);
     if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0 || strcmp(command, "help") == 0) {
         fputs(usage, stdout);
         return 0;

@@ -12,36 +12,41 @@
 
 #define SERVE EM_COMMAND_SERVE
 #define GENERATE EM_COMMAND_GENERATE
-#define BOTH (SERVE | GENERATE)
+#define PLAN EM_COMMAND_PLAN
+#define SCORE EM_COMMAND_SCORE
+#define BENCH EM_COMMAND_BENCH
+#define PROBE EM_COMMAND_PROBE
+#define MODEL (SERVE | GENERATE | PLAN | SCORE | BENCH) /* what opens one, or plans to */
+#define ALL (MODEL | PROBE)
 #define AT(field) offsetof(em_config, field)
 #define GIB(n) ((int64_t)(n) << 30)
 #define DAY INT64_C(86400)
 
 /* name, kind, commands, field, min, max, choices, default, value, help */
 const em_option em_options[] = {
-    {"model", EM_OPTION_TEXT, BOTH, AT(model), 0, 0, NULL, NULL, "DIR",
+    {"model", EM_OPTION_TEXT, MODEL, AT(model), 0, 0, NULL, NULL, "DIR",
      "folder of the checkpoint; the one that comes with the program when absent"},
     {"served-model-name", EM_OPTION_LIST, SERVE, AT(served_model_name), 0, 0, NULL, NULL, "NAME",
      "names that requests may use, the first is the one answered; the folder's name when absent"},
-    {"max-model-len", EM_OPTION_INT, BOTH, AT(max_model_len), 0, INT32_MAX, NULL, "0", "N",
+    {"max-model-len", EM_OPTION_INT, MODEL, AT(max_model_len), 0, INT32_MAX, NULL, "0", "N",
      "longest prompt plus answer in tokens; 0: the model's"},
-    {"max-num-seqs", EM_OPTION_INT, SERVE, AT(max_num_seqs), 1, 4096, NULL, "64", "N", "sequences that share a step"},
-    {"max-num-batched-tokens", EM_OPTION_INT, BOTH, AT(max_num_batched_tokens), 1, 1 << 20, NULL, "512", "N",
+    {"max-num-seqs", EM_OPTION_INT, SERVE | PLAN, AT(max_num_seqs), 1, 4096, NULL, "64", "N", "sequences that share a step"},
+    {"max-num-batched-tokens", EM_OPTION_INT, MODEL, AT(max_num_batched_tokens), 1, 1 << 20, NULL, "512", "N",
      "tokens computed in one step"},
-    {"kv-cache-bytes", EM_OPTION_BYTES, BOTH, AT(kv_cache_bytes), 0, INT64_MAX, NULL, "0", "BYTES",
+    {"kv-cache-bytes", EM_OPTION_BYTES, MODEL, AT(kv_cache_bytes), 0, INT64_MAX, NULL, "0", "BYTES",
      "memory for the state of sequences; 0: chosen for the model"},
-    {"kv-block-tokens", EM_OPTION_INT, BOTH, AT(kv_block_tokens), 0, 65536, NULL, "0", "N",
+    {"kv-block-tokens", EM_OPTION_INT, MODEL, AT(kv_block_tokens), 0, 65536, NULL, "0", "N",
      "tokens per block of that memory; 0: chosen for the model"},
-    {"engram-tier", EM_OPTION_CHOICE, BOTH, AT(engram_tier), 0, 0, "auto|ram|mmap", "auto", NULL,
+    {"engram-tier", EM_OPTION_CHOICE, MODEL, AT(engram_tier), 0, 0, "auto|ram|mmap", "auto", NULL,
      "where the Engram tables are held"},
-    {"backend", EM_OPTION_CHOICE, BOTH, AT(backend), 0, 0, "auto|cpu", "auto", NULL, "what computes"},
-    {"math", EM_OPTION_CHOICE, BOTH, AT(math), 0, 0, "f32", "f32", NULL, "precision of activations"},
-    {"threads", EM_OPTION_INT, BOTH, AT(threads), 0, 1024, NULL, "0", "N",
+    {"backend", EM_OPTION_CHOICE, MODEL, AT(backend), 0, 0, "auto|cpu", "auto", NULL, "what computes"},
+    {"math", EM_OPTION_CHOICE, MODEL, AT(math), 0, 0, "f32", "f32", NULL, "precision of activations"},
+    {"threads", EM_OPTION_INT, MODEL, AT(threads), 0, 1024, NULL, "0", "N",
      "compute threads; 0: as many as the process may use"},
 
-    {"host", EM_OPTION_TEXT, SERVE, AT(host), 0, 0, NULL, "127.0.0.1", "ADDRESS",
+    {"host", EM_OPTION_TEXT, SERVE | PROBE, AT(host), 0, 0, NULL, "127.0.0.1", "ADDRESS",
      "IPv4 or IPv6 address or name to listen on"},
-    {"port", EM_OPTION_INT, SERVE, AT(port), 0, 65535, NULL, "8080", "N", "port to listen on; 0: any free one"},
+    {"port", EM_OPTION_INT, SERVE | PROBE, AT(port), 0, 65535, NULL, "8080", "N", "port to listen on; 0: any free one"},
     {"allowed-host", EM_OPTION_LIST, SERVE, AT(allowed_host), 0, 0, NULL, NULL, "NAME",
      "names accepted in the Host header, besides the loopback names when bound to loopback"},
     {"api-key-file", EM_OPTION_TEXT, SERVE, AT(api_key_file), 0, 0, NULL, NULL, "FILE",
@@ -109,10 +114,20 @@ const em_option em_options[] = {
      "makes a draw repeatable; drawn when absent"},
     {"ignore-eos", EM_OPTION_BOOL, GENERATE, AT(ignore_eos), 0, 0, NULL, "false", NULL, "go on behind the end token"},
 
-    {"log-format", EM_OPTION_CHOICE, BOTH, AT(log_format), 0, 0, "text|json", "text", NULL, "form of log lines"},
-    {"log-level", EM_OPTION_CHOICE, BOTH, AT(log_level), 0, 0, "debug|info|warning|error", "info", NULL,
+    {"json", EM_OPTION_BOOL, PLAN | SCORE | BENCH, AT(json), 0, 0, NULL, "false", NULL, "print one JSON object"},
+    {"batch", EM_OPTION_LIST, BENCH, AT(batch), 0, 0, NULL, "1,4,8,16,64", "N", "sequences in a decode step"},
+    {"context", EM_OPTION_LIST, BENCH, AT(context), 0, 0, NULL, "128,4096,32768", "N",
+     "tokens in front of a decode step; longer than the model are left out"},
+    {"prompt-tokens", EM_OPTION_LIST, BENCH, AT(prompt_tokens), 0, 0, NULL, "64,512,2048", "N",
+     "lengths of prompts to prefill"},
+    {"seconds", EM_OPTION_SECONDS, BENCH, AT(seconds), 0, 3600, NULL, "2", "S", "time for one figure"},
+    {"read-bytes", EM_OPTION_BYTES, BENCH, AT(read_bytes), 1 << 20, GIB(1024), NULL, "2G", "BYTES",
+     "buffer whose reading tells the machine's read rate; larger than every cache"},
+
+    {"log-format", EM_OPTION_CHOICE, ALL, AT(log_format), 0, 0, "text|json", "text", NULL, "form of log lines"},
+    {"log-level", EM_OPTION_CHOICE, ALL, AT(log_level), 0, 0, "debug|info|warning|error", "info", NULL,
      "least important lines shown"},
-    {"config", EM_OPTION_TEXT, BOTH, AT(config), 0, 0, NULL, NULL, "FILE",
+    {"config", EM_OPTION_TEXT, ALL, AT(config), 0, 0, NULL, NULL, "FILE",
      "file of `name = value` lines whose names are these flags"},
 };
 const int em_n_options = (int)(sizeof(em_options) / sizeof(em_options[0]));

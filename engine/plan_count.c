@@ -1,0 +1,90 @@
+/* Counting what opening will take. */
+#include "engine/plan_count.h"
+
+/* What cannot be counted before it is there, as measured: a tokenizer takes up to five times its file, a thread touches
+ * little of its stack, and the program itself needs some. */
+#define TOKENIZER_FACTOR 5
+#define THREAD_BYTES (UINT64_C(128) << 10)
+#define OTHER_THREADS 4 /* step, gather, HTTP, loader */
+#define PROGRAM_BYTES (UINT64_C(8) << 20)
+#define TENSOR_BYTES 256 /* of the list of tensors, names included */
+#define SAMPLER_BYTES 12 /* for each token of the vocabulary */
+
+static void add(em_memory_plan *p, const char *name, const char *what, em_plan_place place, uint64_t bytes,
+                bool estimated)
+{
+    if (bytes == 0)
+        return;
+    p->item[p->n_items++] =
+        (em_plan_item){.name = name, .what = what, .place = place, .bytes = bytes, .estimated = estimated};
+    if (place == EM_PLACE_MAPPED)
+        p->mapped += bytes;
+    else if (place == EM_PLACE_CACHED)
+        p->cached += bytes;
+    else
+        p->own += bytes;
+    if (place == EM_PLACE_LOCKED)
+        p->locked += bytes;
+}
+
+static void add_engram(const em_plan_input *in, em_memory_plan *p)
+{
+    const em_model_config *cfg = in->cfg;
+    if (cfg->n_engram_layers == 0)
+        return;
+    em_engram_tier tier = em_engram_resolve_tier(in->opts.engram_tier, in->weights.tables);
+    em_engram_spec spec = {.n_tables = cfg->n_engram_layers,
+                           .dtype = em_engram_row_dtype(in->weights.table_dtype),
+                           .max_order = cfg->engram_max_order,
+                           .n_heads = cfg->engram_n_heads,
+                           .head_dim = cfg->engram_head_dim};
+    int32_t tickets = in->opts.max_tickets ? in->opts.max_tickets : EM_MODEL_TICKETS;
+    bool mapped = tier == EM_ENGRAM_TIER_MMAP;
+    p->engram_tier = mapped ? "mmap" : "ram";
+    add(p, "engram_tables", mapped ? "Engram tables, rows read from the files" : "Engram tables, copied into memory",
+        mapped ? EM_PLACE_CACHED : EM_PLACE_OWN, in->weights.tables, false);
+    add(p, "engram_staging", "Engram rows in flight, and the look-backs they are asked with", EM_PLACE_OWN,
+        em_engram_staging_bytes(&spec, in->opts.max_batch_tokens, tickets) +
+            (uint64_t)in->opts.max_batch_tokens * (uint64_t)cfg->engram_max_order * sizeof(int32_t),
+        false);
+}
+
+int em_plan_count(const em_plan_input *in, em_memory_plan *ret_plan, em_error *err)
+{
+    const em_model_config *cfg = in->cfg;
+    em_backend_shape sh;
+    int r = em_model_shape(cfg, &in->opts, &sh, err);
+    if (r < 0)
+        return r;
+    em_memory_plan p = {.n_threads = in->opts.n_threads,
+                        .max_len = sh.max_len,
+                        .max_seqs = sh.n_slots,
+                        .max_batch_tokens = sh.max_batch_tokens,
+                        .n_snapshots = sh.n_snapshots,
+                        .block_tokens = sh.block_tokens,
+                        .n_blocks = sh.n_blocks,
+                        .engram_tier = "none"};
+    em_state_bytes state = em_cpu_state_bytes(cfg, sh.block_tokens);
+    uint64_t rows = (uint64_t)em_model_logits_rows(cfg, sh.n_slots, sh.max_batch_tokens),
+             vocab = (uint64_t)cfg->vocab_size;
+    add(&p, "weights", "weights, as the files have them", EM_PLACE_MAPPED, in->weights.mapped, false);
+    add(&p, "vectors", "norms and biases as F32, lists of tensors", EM_PLACE_OWN,
+        in->weights.owned + in->n_tensors * TENSOR_BYTES, true);
+    add_engram(in, &p);
+    add(&p, "kv_blocks", "compressed keys and values of sequences", EM_PLACE_OWN,
+        (uint64_t)state.block * (uint64_t)sh.n_blocks, false);
+    add(&p, "sequence_slots", "windows and open groups of running sequences", EM_PLACE_OWN,
+        (uint64_t)state.slot * (uint64_t)sh.n_slots, false);
+    add(&p, "snapshots", "saved windows, where a prompt can resume", EM_PLACE_OWN,
+        (uint64_t)state.slot * (uint64_t)sh.n_snapshots, false);
+    add(&p, "step_buffers", "activations of one step", EM_PLACE_OWN,
+        (uint64_t)em_cpu_workspace_bytes(cfg, &sh, in->opts.n_threads), false);
+    add(&p, "logits", "scores of one step, and the sampler's scratch", EM_PLACE_OWN,
+        rows * vocab * sizeof(float) + vocab * SAMPLER_BYTES, false);
+    add(&p, "tokenizer", "vocabulary, merges and Engram's class map", EM_PLACE_OWN,
+        in->tokenizer_bytes * TOKENIZER_FACTOR, true);
+    add(&p, "threads", "stacks", EM_PLACE_OWN, (uint64_t)(in->opts.n_threads + OTHER_THREADS) * THREAD_BYTES, true);
+    add(&p, "program", "the program itself", EM_PLACE_OWN, PROGRAM_BYTES, true);
+    *ret_plan = p;
+    return 0;
+}
