@@ -20,11 +20,11 @@ int em_call_parse(const em_endpoint *endpoint, const char *body, size_t len, con
 
 int em_call_open(em_call *call, int64_t created)
 {
-    char id[32];
+    char id[48];
     uint64_t bits[2] = {em_now_ns(), (uint64_t)(uintptr_t)call};
     if (getrandom(bits, 12, 0) != 12)
         bits[1] ^= bits[0];
-    snprintf(id, sizeof(id), "%.7s%016" PRIx64 "%08" PRIx32, call->endpoint->id_prefix, bits[0], (uint32_t)bits[1]);
+    snprintf(id, sizeof(id), "%s%016" PRIx64 "%08" PRIx32, call->endpoint->id_prefix, bits[0], (uint32_t)bits[1]);
     return call->endpoint->open(call, id, created);
 }
 

@@ -6,7 +6,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/file.h"
+#include "engine/base/json.h"
+
 #define BUNDLED "engram-pocket"
+#define MAX_GENERATION_CONFIG (1 << 20) /* bytes */
 
 /* BASE/RELATIVE, if a model lies there. */
 static char *try_dir(const char *base, const char *relative)
@@ -82,4 +86,44 @@ void em_config_engine_opts(const em_config *c, const char *model_dir, em_engine_
         .engram_tier = c->engram_tier,
         .max_queue = (int32_t)c->max_queue,
     };
+}
+
+/* j stands before the object. */
+static int find_default_thinking(em_json *j, bool *ret_thinks)
+{
+    if (em_json_next(j) != EM_JSON_OBJECT)
+        return -EINVAL;
+    while (em_json_next(j) == EM_JSON_KEY) {
+        bool here = em_json_is(j, "default_thinking");
+        em_json_type t = em_json_next(j);
+        if (here && t != EM_JSON_TRUE && t != EM_JSON_FALSE)
+            return -EINVAL;
+        if (here)
+            *ret_thinks = t == EM_JSON_TRUE;
+        if (em_json_skip(j))
+            return -EINVAL;
+    }
+    return j->type == EM_JSON_OBJECT_END ? 0 : -EINVAL;
+}
+
+int em_model_dir_thinks(const char *dir, bool *ret_thinks, em_error *err)
+{
+    char path[PATH_MAX];
+    char *text = NULL;
+    size_t len = 0;
+    bool thinks = true;
+    snprintf(path, sizeof(path), "%s/generation_config.json", dir);
+    int r = em_file_read(path, MAX_GENERATION_CONFIG, &text, &len, err);
+    if (r == 0) {
+        em_json j;
+        em_json_init(&j, text, len, 0);
+        if (find_default_thinking(&j, &thinks))
+            r = em_error_set(err, -EINVAL,
+                             "%s is not valid: it must be a JSON object whose default_thinking is true or false", path);
+    }
+    free(text);
+    if (r && r != -ENOENT)
+        return r;
+    *ret_thinks = thinks;
+    return 0;
 }

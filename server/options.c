@@ -55,6 +55,8 @@ const em_option em_options[] = {
      "/metrics needs no key either"},
     {"cors-origin", EM_OPTION_LIST, SERVE, AT(cors_origin), 0, 0, NULL, NULL, "ORIGIN",
      "origins whose pages may read answers, like https://app.example, or *; none when absent"},
+    {"default-thinking", EM_OPTION_CHOICE, SERVE, AT(default_thinking), 0, 0, "auto|on|off", "auto", NULL,
+     "whether chats reason where the request does not say; auto: default_thinking of generation_config.json, else on"},
     {"ignore-unknown-fields", EM_OPTION_BOOL, SERVE, AT(ignore_unknown_fields), 0, 0, NULL, "false", NULL,
      "accept requests with fields that nobody knows"},
 

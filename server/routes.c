@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "api/chat_reply.h"
 #include "api/models_reply.h"
 #include "api/tokenize.h"
 #include "server/http.h"
@@ -126,6 +127,7 @@ static const em_route routes[] = {
     {"/v1/models", .needs_engine = true, .handle = models},
     {"/v1/models/", .prefix = true, .needs_engine = true, .handle = model},
     {"/v1/completions", .post = true, .needs_engine = true, .handle = em_job_start, .endpoint = &em_completion_endpoint},
+    {"/v1/chat/completions", .post = true, .needs_engine = true, .handle = em_job_start, .endpoint = &em_chat_endpoint},
     {"/tokenize", .post = true, .needs_engine = true, .handle = tokenize},
     {"/detokenize", .post = true, .needs_engine = true, .handle = detokenize},
 };

@@ -32,6 +32,7 @@ struct em_service {
     em_service_state state;
     em_engine *engine;
     em_api_context api;
+    bool thinks; /* chats that do not say reason */
     char default_name[256];
     const char *default_names[1];
     int64_t created;
@@ -82,16 +83,30 @@ static void fill_api_context(em_service *s)
         .max_cache_salt_bytes = (int32_t)c->max_cache_salt_bytes,
         .max_depth = (int32_t)c->max_json_depth,
         .timeout_ns = c->request_timeout,
+        .default_thinking = s->thinks,
     };
+}
+
+static int decide_thinking(const em_config *c, const char *model_dir, bool *ret_thinks, em_error *err)
+{
+    if (strcmp(c->default_thinking, "auto") == 0)
+        return em_model_dir_thinks(model_dir, ret_thinks, err);
+    *ret_thinks = strcmp(c->default_thinking, "on") == 0;
+    return 0;
 }
 
 int em_service_new(const em_config *c, const char *model_dir, void (*wake)(void *ctx), void *wake_ctx,
                    em_service **ret_service, em_error *err)
 {
+    bool thinks = false;
+    int r = decide_thinking(c, model_dir, &thinks, err);
+    if (r)
+        return r;
     em_service *s = calloc(1, sizeof(*s));
     if (!s)
         return em_error_set(err, -ENOMEM, "out of memory");
     s->config = c;
+    s->thinks = thinks;
     s->wake = wake;
     s->wake_ctx = wake_ctx;
     s->created = (int64_t)time(NULL);
@@ -101,7 +116,7 @@ int em_service_new(const em_config *c, const char *model_dir, void (*wake)(void 
     em_config_engine_opts(c, model_dir, &s->opts);
     s->opts.on_progress = on_progress;
     s->opts.progress_ctx = s;
-    int r = pthread_create(&s->loader, NULL, load, s);
+    r = pthread_create(&s->loader, NULL, load, s);
     if (r) {
         pthread_mutex_destroy(&s->lock);
         free(s);
