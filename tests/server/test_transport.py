@@ -344,6 +344,12 @@ class Limits(Case):
             time.sleep(0.2)
             self.check_error(s.request("POST", "/tokenize", b" " * 10000), 400)
 
+    def test_header_limit(self):
+        with Server("--max-header-bytes", "2K", "stub:") as s:
+            self.assertEqual(200, s.request("GET", "/version", headers={"X-Long": "x" * 1800}).status)
+            self.check_error(s.request("GET", "/version", headers={"X-Long": "x" * 2048}), 431, code="header_too_large")
+            self.check_error(s.request("GET", "/version", headers={"X-%d" % i: "x" * 50 for i in range(40)}), 431)
+
     def test_connections(self):
         with Server("--max-connections", "8", "stub:") as s:
             held = [s.connect() for _ in range(8)]
