@@ -10,7 +10,7 @@ need_probes=()   # what to look for
 need_packages=() # the Debian package that brings it, same position
 
 # need PROBE PACKAGE. PROBE: cmd:PROGRAM, lib:PKG-CONFIG-NAME, cc (a C compiler that links), venv (Python's venv),
-# sanitizers:COMPILER (its run-time libraries).
+# sanitizers:COMPILER (its run-time libraries), file:PATTERN.
 need() {
     need_probes+=("$1")
     need_packages+=("$2")
@@ -22,6 +22,7 @@ probe() {
     lib:*) pkg-config --exists "${1#lib:}" ;;
     cc) echo 'int main(void) { return 0; }' | "${CC:-cc}" -x c - -o /dev/null ;;
     venv) python3 -c 'import ensurepip, venv' ;;
+    file:*) compgen -G "${1#file:}" ;;
     sanitizers:*) echo 'int main(void) { return 0; }' | "${1#sanitizers:}" -fsanitize=address -x c - -o /dev/null ;;
     esac >/dev/null 2>&1
 }
@@ -85,6 +86,7 @@ need_tests() {
     need cmd:curl curl
     need cmd:nm binutils
     need cmd:wrk wrk
+    need 'file:/usr/lib/*/faketime/libfaketimeMT.so.1' libfaketime
 }
 
 # The other compiler: fuzzing, a second opinion on warnings.
