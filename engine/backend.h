@@ -28,20 +28,20 @@ typedef struct em_backend_shape {
 typedef struct em_backend em_backend;
 
 struct em_backend {
-    const char *name; /* "cpu/avx512" */
-    em_engram_mem mem; /* memory the Engram service should use for staging */
+    const char *name;      /* "cpu/avx512" */
+    em_engram_mem mem;     /* memory the Engram service should use for staging */
     uint64_t linear_ns;    /* so far in dense weight products: what a stage's time is made of */
     uint64_t experts_read; /* so far, over steps and layers: routed experts whose weights a step had to read */
 
     /* one step, in this order; T tokens, streams [T, hc, H], x and y [T, H] live in the backend */
-    int (*begin)(em_backend *be, const em_batch *batch, em_error *err); /* positions, rotary tables */
-    void (*embed)(em_backend *be);                                      /* ids -> streams */
+    int (*begin)(em_backend *be, const em_batch *batch, em_error *err);        /* positions, rotary tables */
+    void (*embed)(em_backend *be);                                             /* ids -> streams */
     void (*engram)(em_backend *be, int32_t layer, const em_engram_rows *rows); /* streams += gate * value */
-    void (*hc_pre)(em_backend *be, int32_t layer, em_site site);        /* mix, collapse, norm: streams -> x */
-    void (*attention)(em_backend *be, int32_t layer);                   /* x -> y; advances the sequences' state */
-    void (*moe)(em_backend *be, int32_t layer);                         /* x -> y */
-    void (*hc_post)(em_backend *be, int32_t layer, em_site site);       /* expand: y -> streams */
-    int (*head)(em_backend *be, float *logits, em_error *err);          /* [n_logits, vocab] */
+    void (*hc_pre)(em_backend *be, int32_t layer, em_site site);               /* mix, collapse, norm: streams -> x */
+    void (*attention)(em_backend *be, int32_t layer);             /* x -> y; advances the sequences' state */
+    void (*moe)(em_backend *be, int32_t layer);                   /* x -> y */
+    void (*hc_post)(em_backend *be, int32_t layer, em_site site); /* expand: y -> streams */
+    int (*head)(em_backend *be, float *logits, em_error *err);    /* [n_logits, vocab] */
 
     /* state, between steps: what a fork or a resumed prefix needs. Slots and snapshots count as one range. */
     void (*copy_slot)(em_backend *be, int32_t from, int32_t to);

@@ -56,7 +56,8 @@ static void window_item(void *ctx, int64_t token, int worker)
     const em_batch_seq *run = &c->batch->seqs[seq];
     float *k = c->kv + token * cfg->head_dim;
     em_cpu_rmsnorm(c, k, k, call->lw->kv_norm, cfg->head_dim);
-    em_rope_apply(k + cfg->head_dim - cfg->rope_dim, call->cos + token * pairs, call->sin + token * pairs, pairs, false);
+    em_rope_apply(k + cfg->head_dim - cfg->rope_dim, call->cos + token * pairs, call->sin + token * pairs, pairs,
+                  false);
     bool keep = run->n_tokens - i <= cfg->window;
     uint8_t *row = keep ? em_cpu_ring_row(c, run->kv->slot, call->layer, c->pos[token]) : (uint8_t *)c->scratch[worker];
     em_cpu_store_window(c, row, k);
@@ -83,12 +84,13 @@ static void rotate_heads(const layer_call *call, int64_t token, int32_t head, in
     int64_t D = c->cfg->head_dim;
     float *q = c->q + (token * c->cfg->n_heads + head) * D;
     for (int32_t h = 0; h < n_heads; h++)
-        em_rope_apply(q + h * D + D - c->cfg->rope_dim, call->cos + token * pairs, call->sin + token * pairs, pairs, inverse);
+        em_rope_apply(q + h * D + D - c->cfg->rope_dim, call->cos + token * pairs, call->sin + token * pairs, pairs,
+                      inverse);
 }
 
 /* Softmax over scores and the sink, which only counts in the denominator; then the weighted sum of rows into o [D]. */
-static void attend_head(const em_cpu *c, float *score, int32_t n_win, int32_t n_comp, const float *win, const float *comp,
-                        float sink, float *o)
+static void attend_head(const em_cpu *c, float *score, int32_t n_win, int32_t n_comp, const float *win,
+                        const float *comp, float sink, float *o)
 {
     int64_t D = c->cfg->head_dim, n = n_win + n_comp;
     float scale = 1.0f / sqrtf((float)D);
@@ -116,7 +118,8 @@ static const float *selected_rows(const layer_call *call, int64_t token, int wor
     const em_seq_kv *kv = c->batch->seqs[c->seq_of[token]].kv;
     const int32_t *idx = c->topk + token * c->topk_cap;
     for (int32_t i = 0; i < c->topk_n[token]; i++)
-        em_cpu_load_comp(c, em_cpu_comp_row(c, kv, call->role->owner_source_idx, idx[i]), rows + (int64_t)i * c->cfg->head_dim);
+        em_cpu_load_comp(c, em_cpu_comp_row(c, kv, call->role->owner_source_idx, idx[i]),
+                         rows + (int64_t)i * c->cfg->head_dim);
     c->scratch_tag[worker] = token + 1;
     return rows;
 }
@@ -175,7 +178,11 @@ void em_cpu_attention(em_backend *be, int32_t layer)
 {
     em_cpu *c = (em_cpu *)be;
     const em_layer_role *role = &c->cfg->role[layer];
-    layer_call call = {c, layer, &c->w->layers[layer], role, role->ratio ? c->cos_comp : c->cos_main,
+    layer_call call = {c,
+                       layer,
+                       &c->w->layers[layer],
+                       role,
+                       role->ratio ? c->cos_comp : c->cos_main,
                        role->ratio ? c->sin_comp : c->sin_main};
     project_x(&call);
     em_pool_run(c->pool, history_item, &call, c->batch->n_seqs);

@@ -24,11 +24,11 @@ typedef struct em_cpu_state {
     int32_t window;                        /* rows of a ring */
     int32_t block_tokens;
     size_t block_bytes, slot_bytes;
-    size_t *comp_off, *key_off;            /* [n_kv_sources] offset inside a block */
-    size_t *open_off;                      /* [n_kv_sources] offset inside a slot: kv then gate, (ratio-1) x D each */
-    uint8_t *blocks;                       /* [n_blocks, block_bytes] */
-    uint8_t *slots;                        /* [n_slots + n_snapshots, slot_bytes]: rings of all layers, then open groups */
-    size_t blocks_size, slots_size;        /* bytes of the two */
+    size_t *comp_off, *key_off;     /* [n_kv_sources] offset inside a block */
+    size_t *open_off;               /* [n_kv_sources] offset inside a slot: kv then gate, (ratio-1) x D each */
+    uint8_t *blocks;                /* [n_blocks, block_bytes] */
+    uint8_t *slots;                 /* [n_slots + n_snapshots, slot_bytes]: rings of all layers, then open groups */
+    size_t blocks_size, slots_size; /* bytes of the two */
 } em_cpu_state;
 
 /* One (token, expert) pair of a step. */
@@ -49,10 +49,10 @@ typedef struct em_cpu {
 
     /* the step */
     const em_batch *batch;
-    int32_t n_tokens;      /* T */
-    int32_t *pos;          /* [T] position of each token */
-    int32_t *seq_of;       /* [T] index into batch->seqs */
-    int32_t *run_start;    /* [n_seqs] first token of each run in the flat batch */
+    int32_t n_tokens;   /* T */
+    int32_t *pos;       /* [T] position of each token */
+    int32_t *seq_of;    /* [T] index into batch->seqs */
+    int32_t *run_start; /* [n_seqs] first token of each run in the flat batch */
 
     /* rotary tables, [T, rope_dim / 2]: cos then sin of main and compress (spec 4.5) */
     float *freq_main, *freq_comp; /* [rope_dim / 2] */
@@ -71,50 +71,51 @@ typedef struct em_cpu {
     float *engram_gate; /* [T, hc] */
 
     /* attention */
-    float *q_lat;        /* [T, q_lora_rank] */
-    float *q;            /* [T, n_heads * D] queries, later outputs */
-    float *kv;           /* [T, D] window latent before storage */
-    float *win;          /* [T + n_seqs * (window - 1), D] decoded window rows: history, then the run */
-    int32_t *win_off;    /* [n_seqs] first row of each run's history in win */
-    int32_t *win_hist;   /* [n_seqs] rows of history */
-    float *o_lat;        /* [T, o_groups * o_lora_rank] */
-    float *comp_kv, *comp_gate; /* [T, D] compressor projections */
-    float *latent;       /* [T, D] completed groups */
-    float *index_key;    /* [T, index_head_dim] */
+    float *q_lat;                 /* [T, q_lora_rank] */
+    float *q;                     /* [T, n_heads * D] queries, later outputs */
+    float *kv;                    /* [T, D] window latent before storage */
+    float *win;                   /* [T + n_seqs * (window - 1), D] decoded window rows: history, then the run */
+    int32_t *win_off;             /* [n_seqs] first row of each run's history in win */
+    int32_t *win_hist;            /* [n_seqs] rows of history */
+    float *o_lat;                 /* [T, o_groups * o_lora_rank] */
+    float *comp_kv, *comp_gate;   /* [T, D] compressor projections */
+    float *latent;                /* [T, D] completed groups */
+    float *index_key;             /* [T, index_head_dim] */
     int32_t *group_seq, *group_j; /* [T] run and number of each completed group */
     int32_t n_groups;
-    float *index_q;      /* [T, index_n_heads * index_head_dim] */
-    float *index_w;      /* [T, index_n_heads] */
-    float *scores;       /* [score_cap] index scores of one tile of queries */
+    float *index_q; /* [T, index_n_heads * index_head_dim] */
+    float *index_w; /* [T, index_n_heads] */
+    float *scores;  /* [score_cap] index scores of one tile of queries */
     int64_t score_cap;
-    int64_t *score_off;  /* [T] where a token's scores begin; only tokens of the current tile */
-    uint64_t *cand;      /* [T, cand_words] kept candidate blocks */
+    int64_t *score_off; /* [T] where a token's scores begin; only tokens of the current tile */
+    uint64_t *cand;     /* [T, cand_words] kept candidate blocks */
     int64_t cand_words;
-    int32_t *topk;       /* [T, topk_cap] selected positions, ascending */
-    int32_t *topk_n;     /* [T] */
+    int32_t *topk;   /* [T, topk_cap] selected positions, ascending */
+    int32_t *topk_n; /* [T] */
     int32_t topk_cap;
 
     /* mixture of experts */
-    float *router;       /* [T, n_experts] logits, then scores */
-    int32_t *expert_id;  /* [T, k] chosen, best first */
-    float *expert_w;     /* [T, k] */
-    em_moe_entry *entry; /* [T * (k + 1)] sorted by expert, then token */
-    int32_t *entry_of;   /* [T, k + 1] a token's entries in ascending expert order, the shared one last */
-    int32_t *expert_begin; /* [n_experts + 2] */
-    int32_t *entry_fill; /* [T] entries of each token placed so far */
-    float *moe_x;        /* [T * k, H] gathered inputs */
-    float *moe_g, *moe_u;/* [T * (k + 1), moe_inter] */
-    float *moe_y;        /* [T * (k + 1), H] */
+    float *router;                /* [T, n_experts] logits, then scores */
+    int32_t *expert_id;           /* [T, k] chosen, best first */
+    float *expert_w;              /* [T, k] */
+    em_moe_entry *entry;          /* [T * (k + 1)] sorted by expert, then token */
+    int32_t *entry_of;            /* [T, k + 1] a token's entries in ascending expert order, the shared one last */
+    int32_t *expert_begin;        /* [n_experts + 2] */
+    int32_t *entry_fill;          /* [T] entries of each token placed so far */
+    float *moe_x;                 /* [T * k, H] gathered inputs */
+    float *moe_g, *moe_u;         /* [T * (k + 1), moe_inter] */
+    float *moe_y;                 /* [T * (k + 1), H] */
     struct em_moe_item *moe_item; /* work list of a product over the experts */
     int64_t moe_item_cap;
 
-    float *last;         /* [n_logits, H] input of the head */
+    float *last; /* [n_logits, H] input of the head */
 
-    void *arena;         /* all buffers of this struct, one mapping that costs memory once touched */
+    void *arena; /* all buffers of this struct, one mapping that costs memory once touched */
     size_t arena_bytes;
-    float **scratch;     /* [threads][scratch_floats] of each worker's own */
+    float **scratch; /* [threads][scratch_floats] of each worker's own */
     int64_t scratch_floats;
-    int64_t *scratch_tag;/* [threads] what the scratch holds: token + 1 whose compressed rows are decoded; 0: nothing */
+    int64_t
+        *scratch_tag; /* [threads] what the scratch holds: token + 1 whose compressed rows are decoded; 0: nothing */
 } em_cpu;
 
 /* --- linear.c: products over the pool */
@@ -123,9 +124,9 @@ typedef struct em_linear_job {
     int64_t row_begin, row_end; /* rows of w to compute */
     const float *x;
     int64_t x_stride;
-    float *y;                   /* y[m * y_stride + row] */
+    float *y; /* y[m * y_stride + row] */
     int64_t y_stride;
-    int64_t n_rows;             /* M */
+    int64_t n_rows; /* M */
 } em_linear_job;
 #define EM_MAX_LINEAR_JOBS 80
 /* Runs several independent products as one parallel region. */

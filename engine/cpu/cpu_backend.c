@@ -85,7 +85,8 @@ static size_t list_buffers(em_cpu *c, int64_t threads, float **scratch, buffer *
 {
     const em_model_config *cfg = c->cfg;
     int64_t T = c->shape.max_batch_tokens, H = cfg->hidden_size, D = cfg->head_dim, hc = cfg->hc_mult;
-    int64_t seqs = min64(T, c->shape.n_slots), pairs = cfg->rope_dim / 2, k = cfg->n_experts_per_tok, E = cfg->n_experts;
+    int64_t seqs = min64(T, c->shape.n_slots), pairs = cfg->rope_dim / 2, k = cfg->n_experts_per_tok,
+            E = cfg->n_experts;
     int64_t positions = most_positions(cfg, c->shape.max_len), engram = cfg->n_engram_layers ? T : 0;
     int64_t comp = cfg->n_kv_sources ? T : 0;
     int64_t engram_cols = (int64_t)(cfg->engram_max_order - 1) * cfg->engram_n_heads * cfg->engram_head_dim;
@@ -96,25 +97,62 @@ static size_t list_buffers(em_cpu *c, int64_t threads, float **scratch, buffer *
     /* every expert's tail block, plus full blocks, times the tiles of the wider product */
     c->moe_item_cap = (E + 1 + T * (k + 1) / EM_TOKEN_BLOCK) * ((max64(H, cfg->moe_inter) + 63) / 64);
     const buffer want[] = {
-        {&c->pos, T, 4}, {&c->seq_of, T, 4}, {&c->run_start, seqs, 4}, {&c->win_off, seqs, 4}, {&c->win_hist, seqs, 4},
-        {&c->freq_main, pairs, 4}, {&c->freq_comp, pairs, 4},
-        {&c->cos_main, T * pairs, 4}, {&c->sin_main, T * pairs, 4}, {&c->cos_comp, T * pairs, 4}, {&c->sin_comp, T * pairs, 4},
-        {&c->streams, T * hc * H, 4}, {&c->streams2, T * hc * H, 4}, {&c->pre, T * hc, 4}, {&c->mix, T * (2 + hc) * hc, 4},
-        {&c->post, T * hc, 4}, {&c->comb, T * hc * hc, 4}, {&c->x, T * H, 4}, {&c->y, T * H, 4}, {&c->last, T * H, 4},
-        {&c->engram_in, engram * engram_cols, 4}, {&c->engram_kv, engram * (hc + 1) * H, 4}, {&c->engram_gate, T * hc, 4},
-        {&c->q_lat, T * cfg->q_lora_rank, 4}, {&c->q, T * cfg->n_heads * D, 4}, {&c->kv, T * D, 4},
-        {&c->win, (T + seqs * (cfg->window - 1)) * D, 4}, {&c->o_lat, T * cfg->o_groups * cfg->o_lora_rank, 4},
-        {&c->comp_kv, comp * D, 4}, {&c->comp_gate, comp * D, 4}, {&c->latent, comp * D, 4},
-        {&c->index_key, comp * cfg->index_head_dim, 4}, {&c->group_seq, T, 4}, {&c->group_j, T, 4},
-        {&c->index_q, comp * cfg->index_n_heads * cfg->index_head_dim, 4}, {&c->index_w, comp * cfg->index_n_heads, 4},
-        {&c->scores, c->score_cap, 4}, {&c->score_off, T, 8}, {&c->cand, T * c->cand_words, 8},
-        {&c->topk, T * c->topk_cap, 4}, {&c->topk_n, T, 4},
-        {&c->router, T * E, 4}, {&c->expert_id, T * k, 4}, {&c->expert_w, T * k, 4},
-        {&c->entry, T * (k + 1), sizeof(em_moe_entry)}, {&c->entry_of, T * (k + 1), 4}, {&c->entry_fill, T, 4},
-        {&c->expert_begin, E + 2, 4}, {&c->moe_x, T * k * H, 4}, {&c->moe_g, T * (k + 1) * cfg->moe_inter, 4},
-        {&c->moe_u, T * (k + 1) * cfg->moe_inter, 4}, {&c->moe_y, T * (k + 1) * H, 4},
+        {&c->pos, T, 4},
+        {&c->seq_of, T, 4},
+        {&c->run_start, seqs, 4},
+        {&c->win_off, seqs, 4},
+        {&c->win_hist, seqs, 4},
+        {&c->freq_main, pairs, 4},
+        {&c->freq_comp, pairs, 4},
+        {&c->cos_main, T * pairs, 4},
+        {&c->sin_main, T * pairs, 4},
+        {&c->cos_comp, T * pairs, 4},
+        {&c->sin_comp, T * pairs, 4},
+        {&c->streams, T * hc * H, 4},
+        {&c->streams2, T * hc * H, 4},
+        {&c->pre, T * hc, 4},
+        {&c->mix, T * (2 + hc) * hc, 4},
+        {&c->post, T * hc, 4},
+        {&c->comb, T * hc * hc, 4},
+        {&c->x, T * H, 4},
+        {&c->y, T * H, 4},
+        {&c->last, T * H, 4},
+        {&c->engram_in, engram * engram_cols, 4},
+        {&c->engram_kv, engram * (hc + 1) * H, 4},
+        {&c->engram_gate, T * hc, 4},
+        {&c->q_lat, T * cfg->q_lora_rank, 4},
+        {&c->q, T * cfg->n_heads * D, 4},
+        {&c->kv, T * D, 4},
+        {&c->win, (T + seqs * (cfg->window - 1)) * D, 4},
+        {&c->o_lat, T * cfg->o_groups * cfg->o_lora_rank, 4},
+        {&c->comp_kv, comp * D, 4},
+        {&c->comp_gate, comp * D, 4},
+        {&c->latent, comp * D, 4},
+        {&c->index_key, comp * cfg->index_head_dim, 4},
+        {&c->group_seq, T, 4},
+        {&c->group_j, T, 4},
+        {&c->index_q, comp * cfg->index_n_heads * cfg->index_head_dim, 4},
+        {&c->index_w, comp * cfg->index_n_heads, 4},
+        {&c->scores, c->score_cap, 4},
+        {&c->score_off, T, 8},
+        {&c->cand, T * c->cand_words, 8},
+        {&c->topk, T * c->topk_cap, 4},
+        {&c->topk_n, T, 4},
+        {&c->router, T * E, 4},
+        {&c->expert_id, T * k, 4},
+        {&c->expert_w, T * k, 4},
+        {&c->entry, T * (k + 1), sizeof(em_moe_entry)},
+        {&c->entry_of, T * (k + 1), 4},
+        {&c->entry_fill, T, 4},
+        {&c->expert_begin, E + 2, 4},
+        {&c->moe_x, T * k * H, 4},
+        {&c->moe_g, T * (k + 1) * cfg->moe_inter, 4},
+        {&c->moe_u, T * (k + 1) * cfg->moe_inter, 4},
+        {&c->moe_y, T * (k + 1) * H, 4},
         {&c->moe_item, c->moe_item_cap, 5 * sizeof(int32_t)},
-        {&c->scratch, threads, sizeof(float *)}, {&c->scratch_tag, threads, 8}, {scratch, threads * c->scratch_floats, 4},
+        {&c->scratch, threads, sizeof(float *)},
+        {&c->scratch_tag, threads, 8},
+        {scratch, threads * c->scratch_floats, 4},
     };
     _Static_assert(sizeof want / sizeof *want <= MAX_BUFFERS, "the list of buffers is too short");
     memcpy(ret_list, want, sizeof want);
@@ -145,7 +183,8 @@ static int cpu_begin(em_backend *be, const em_batch *batch, em_error *err)
 {
     em_cpu *c = (em_cpu *)be;
     if (batch->n_tokens < 1 || batch->n_tokens > c->shape.max_batch_tokens || batch->n_seqs > c->shape.n_slots)
-        return em_error_set(err, -EINVAL, "a step of %d tokens from %d sequences exceeds the %d tokens or %d sequences planned",
+        return em_error_set(err, -EINVAL,
+                            "a step of %d tokens from %d sequences exceeds the %d tokens or %d sequences planned",
                             batch->n_tokens, batch->n_seqs, c->shape.max_batch_tokens, c->shape.n_slots);
     c->batch = batch;
     c->n_tokens = batch->n_tokens;
@@ -226,8 +265,9 @@ int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backen
     if (r < 0) {
         r = em_error_set(err, r, "cannot start %d compute threads; lower --threads", opts->n_threads);
     } else if ((r = alloc_buffers(c)) < 0 || (r = em_cpu_state_init(&c->state, cfg, shape)) < 0) {
-        r = em_error_set(err, r, "not enough address space for a step of %d tokens and %d sequences; lower "
-                                 "--max-num-batched-tokens, --max-num-seqs or --kv-cache-bytes",
+        r = em_error_set(err, r,
+                         "not enough address space for a step of %d tokens and %d sequences; lower "
+                         "--max-num-batched-tokens, --max-num-seqs or --kv-cache-bytes",
                          shape->max_batch_tokens, shape->n_slots);
     }
     if (r < 0) {

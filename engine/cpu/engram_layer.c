@@ -29,8 +29,7 @@ static void widen_item(void *ctx, int64_t token, int worker)
             out[i] = em_bf16_to_f32(v);
         }
         return;
-    default:
-        memcpy(out, call->rows->codes + token * n * 4, (size_t)n * 4);
+    default: memcpy(out, call->rows->codes + token * n * 4, (size_t)n * 4);
     }
 }
 

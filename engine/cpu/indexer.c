@@ -33,7 +33,8 @@ static void query_item(void *ctx, int64_t token, int worker)
     int64_t width = cfg->index_head_dim;
     for (int32_t h = 0; h < cfg->index_n_heads; h++) {
         float *q = c->index_q + (token * cfg->index_n_heads + h) * width;
-        em_rope_apply(q + width - cfg->rope_dim, c->cos_comp + token * pairs, c->sin_comp + token * pairs, pairs, false);
+        em_rope_apply(q + width - cfg->rope_dim, c->cos_comp + token * pairs, c->sin_comp + token * pairs, pairs,
+                      false);
         if (c->state.pack_key) { /* Q4: the query lives on the same grid as the keys */
             uint8_t *row = (uint8_t *)c->scratch[worker];
             em_cpu_store_key(c, row, q);

@@ -60,13 +60,8 @@ void em_cpu_linear(em_cpu *c, const em_linear_job *jobs, int n_jobs)
 
 em_linear_job em_cpu_job(const em_cpu *c, const em_matrix *w, const float *x, int64_t x_stride, float *y)
 {
-    return (em_linear_job){.w = w,
-                           .row_end = w->rows,
-                           .x = x,
-                           .x_stride = x_stride,
-                           .y = y,
-                           .y_stride = w->rows,
-                           .n_rows = c->n_tokens};
+    return (em_linear_job){
+        .w = w, .row_end = w->rows, .x = x, .x_stride = x_stride, .y = y, .y_stride = w->rows, .n_rows = c->n_tokens};
 }
 
 void em_cpu_rmsnorm(const em_cpu *c, float *y, const float *x, const float *w, int64_t n)

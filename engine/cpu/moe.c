@@ -116,7 +116,8 @@ static int64_t list_items(em_cpu *c, int32_t n_out)
             int32_t row_end = row + EM_MOE_TILE < n_out ? row + EM_MOE_TILE : n_out;
             for (int32_t i = c->expert_begin[e]; i < c->expert_begin[e + 1]; i += EM_TOKEN_BLOCK) {
                 int32_t left = c->expert_begin[e + 1] - i;
-                c->moe_item[n++] = (struct em_moe_item){e, i, left < EM_TOKEN_BLOCK ? left : EM_TOKEN_BLOCK, row, row_end};
+                c->moe_item[n++] =
+                    (struct em_moe_item){e, i, left < EM_TOKEN_BLOCK ? left : EM_TOKEN_BLOCK, row, row_end};
             }
         }
     }
@@ -150,7 +151,8 @@ static void down_item(void *ctx, int64_t i, int worker)
     const struct em_moe_item *it = &c->moe_item[i];
     const em_matrix *w2 = &expert_of(call, it->expert)->w2;
     int64_t H = c->cfg->hidden_size, inter = c->cfg->moe_inter;
-    c->k.gemm[w2->dtype](w2, it->row, it->row_end, c->moe_g + it->entry * inter, inter, it->n, c->moe_y + it->entry * H, H);
+    c->k.gemm[w2->dtype](w2, it->row, it->row_end, c->moe_g + it->entry * inter, inter, it->n, c->moe_y + it->entry * H,
+                         H);
 }
 
 static void combine_item(void *ctx, int64_t token, int worker)

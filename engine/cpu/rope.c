@@ -21,8 +21,10 @@ void em_rope_frequencies(const em_model_config *cfg, float *main, float *comp)
     }
     if (!cfg->yarn)
         return;
-    float low = floorf(yarn_corner(cfg->yarn_beta_fast, cfg->rope_dim, cfg->compress_rope_theta, cfg->yarn_original_len));
-    float high = ceilf(yarn_corner(cfg->yarn_beta_slow, cfg->rope_dim, cfg->compress_rope_theta, cfg->yarn_original_len));
+    float low =
+        floorf(yarn_corner(cfg->yarn_beta_fast, cfg->rope_dim, cfg->compress_rope_theta, cfg->yarn_original_len));
+    float high =
+        ceilf(yarn_corner(cfg->yarn_beta_slow, cfg->rope_dim, cfg->compress_rope_theta, cfg->yarn_original_len));
     low = low > 0.0f ? low : 0.0f;
     high = high < (float)(cfg->rope_dim - 1) ? high : (float)(cfg->rope_dim - 1);
     float span = high - low > 0.001f ? high - low : 0.001f;

@@ -7,14 +7,20 @@
 
 static void open_rows(rig *r, int max_tokens)
 {
-    em_engram_spec spec = {.n_tables = r->cfg.n_engram_layers, .max_order = r->cfg.engram_max_order,
-                           .n_heads = r->cfg.engram_n_heads, .head_dim = r->cfg.engram_head_dim,
-                           .prime_start = r->cfg.engram_vocab_size, .n_classes = r->map.n_classes,
+    em_engram_spec spec = {.n_tables = r->cfg.n_engram_layers,
+                           .max_order = r->cfg.engram_max_order,
+                           .n_heads = r->cfg.engram_n_heads,
+                           .head_dim = r->cfg.engram_head_dim,
+                           .prime_start = r->cfg.engram_vocab_size,
+                           .n_classes = r->map.n_classes,
                            .pad_class = r->map.class_of[r->cfg.engram_pad_id]};
     for (int i = 0; i < spec.n_tables; i++) {
         const em_engram_weights *w = &r->weights->engram[i];
-        spec.dtype = w->dtype == EM_DTYPE_FP8 ? EM_ENGRAM_FP8 : w->dtype == EM_DTYPE_BF16 ? EM_ENGRAM_BF16 : EM_ENGRAM_F32;
-        spec.table[i] = (em_engram_source){r->cfg.engram_layer[i], w->n_rows, w->rows->data, w->scales ? w->scales->data : NULL};
+        spec.dtype = w->dtype == EM_DTYPE_FP8    ? EM_ENGRAM_FP8
+                     : w->dtype == EM_DTYPE_BF16 ? EM_ENGRAM_BF16
+                                                 : EM_ENGRAM_F32;
+        spec.table[i] =
+            (em_engram_source){r->cfg.engram_layer[i], w->n_rows, w->rows->data, w->scales ? w->scales->data : NULL};
     }
     em_engram_opts opts = {.tier = EM_ENGRAM_TIER_MMAP, .max_tokens = max_tokens, .max_tickets = 2};
     char err[512] = "";
@@ -33,7 +39,10 @@ void rig_open(rig *r, const char *dir, int max_batch_tokens, int n_threads, unsi
         ck_assert_msg(em_token_map_build(r->tok, &r->map, &err) == 0, "%s", err.text);
         open_rows(r, max_batch_tokens);
     }
-    em_backend_shape shape = {.max_len = r->cfg.max_len, .max_batch_tokens = max_batch_tokens, .n_slots = 4, .n_blocks = 256,
+    em_backend_shape shape = {.max_len = r->cfg.max_len,
+                              .max_batch_tokens = max_batch_tokens,
+                              .n_slots = 4,
+                              .n_blocks = 256,
                               .block_tokens = 64};
     em_cpu_opts opts = {.n_threads = n_threads, .cpu_flags = cpu_flags};
     em_backend *be;
@@ -87,7 +96,8 @@ float *run_chunks(em_model *m, const int32_t *ids, int n, const int *chunks, int
         int take = chunks[i % n_chunks] < n - pos ? chunks[i % n_chunks] : n - pos;
         em_batch_seq run = {.kv = &kv, .tokens = ids, .pos = pos, .n_tokens = take, .n_logits = take};
         em_batch batch = {.seqs = &run, .n_seqs = 1, .n_tokens = take, .n_logits = take};
-        ck_assert_msg(em_model_forward(m, &batch, NULL, logits + (size_t)pos * (size_t)vocab, &err) == 0, "%s", err.text);
+        ck_assert_msg(em_model_forward(m, &batch, NULL, logits + (size_t)pos * (size_t)vocab, &err) == 0, "%s",
+                      err.text);
         pos += take;
     }
     em_seq_kv_close(em_model_kv_cache(m), &kv);
@@ -96,7 +106,10 @@ float *run_chunks(em_model *m, const int32_t *ids, int n, const int *chunks, int
 
 em_model *open_model(const char *dir, int max_batch_tokens, int n_threads, unsigned cpu_flags)
 {
-    em_model_opts opts = {.dir = dir, .n_threads = n_threads, .max_seqs = 8, .max_batch_tokens = max_batch_tokens,
+    em_model_opts opts = {.dir = dir,
+                          .n_threads = n_threads,
+                          .max_seqs = 8,
+                          .max_batch_tokens = max_batch_tokens,
                           .cpu_flags_mask = cpu_flags};
     em_model *m = NULL;
     em_error err = {""};

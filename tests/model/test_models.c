@@ -66,7 +66,8 @@ static em_st_set *open_expected(int i)
 }
 
 /* Rows of `what` that differ by more than TOL anywhere; 0 when the file has no such tensor. */
-static int bad_rows(const em_st_set *set, int c, const char *what, int layer, const float *got, int64_t got_stride, bool *bad)
+static int bad_rows(const em_st_set *set, int c, const char *what, int layer, const float *got, int64_t got_stride,
+                    bool *bad)
 {
     const em_st_tensor *t = expected(set, c, what, layer);
     if (!t)
@@ -96,7 +97,8 @@ static int bad_rows(const em_st_set *set, int c, const char *what, int layer, co
 
 static void same_floats(const em_st_set *set, int c, const char *what, int layer, const float *got, int64_t stride)
 {
-    ck_assert_msg(bad_rows(set, c, what, layer, got, stride, NULL) == 0, "case %d, layer %d: %s differs", c, layer, what);
+    ck_assert_msg(bad_rows(set, c, what, layer, got, stride, NULL) == 0, "case %d, layer %d: %s differs", c, layer,
+                  what);
 }
 
 static void same_experts(const em_st_set *set, int c, const em_cpu *cpu, int layer, int T, const bool *skip)
@@ -104,7 +106,8 @@ static void same_experts(const em_st_set *set, int c, const em_cpu *cpu, int lay
     const em_st_tensor *t = expected(set, c, "experts", layer);
     int k = cpu->cfg->n_experts_per_tok;
     for (int i = 0; t && i < T; i++)
-        ck_assert_msg((skip && skip[i]) || !memcmp(t->data + (size_t)i * (size_t)k * 4, cpu->expert_id + i * k, (size_t)k * 4),
+        ck_assert_msg((skip && skip[i]) ||
+                          !memcmp(t->data + (size_t)i * (size_t)k * 4, cpu->expert_id + i * k, (size_t)k * 4),
                       "case %d, layer %d, token %d: other experts", c, layer, i);
 }
 
@@ -120,12 +123,14 @@ static void same_selection(const em_st_set *set, int c, const em_cpu *cpu, int l
         memset(row, 0, (size_t)width);
         for (int j = 0; j < cpu->topk_n[i]; j++)
             row[cpu->topk[(int64_t)i * cpu->topk_cap + j]] = 1;
-        ck_assert_msg(width == 0 || !memcmp(row, t->data + i * width, (size_t)width), "case %d, layer %d, token %d: other positions", c, layer, i);
+        ck_assert_msg(width == 0 || !memcmp(row, t->data + i * width, (size_t)width),
+                      "case %d, layer %d, token %d: other positions", c, layer, i);
     }
     for (int i = 0; blocks && i < T; i++) {
         for (int64_t b = 0; !(skip && skip[i]) && b < blocks->shape[1]; b++) {
             bool kept = cpu->cand[i * cpu->cand_words + b / 64] >> (b % 64) & 1;
-            ck_assert_msg(kept == blocks->data[i * blocks->shape[1] + b], "case %d, layer %d, token %d, block %d", c, layer, i, (int)b);
+            ck_assert_msg(kept == blocks->data[i * blocks->shape[1] + b], "case %d, layer %d, token %d, block %d", c,
+                          layer, i, (int)b);
         }
     }
     free(row);
@@ -135,7 +140,8 @@ static void same_rows(const em_st_set *set, int c, int layer, const em_engram_ro
 {
     const em_st_tensor *t = expected(set, c, "engram_rows", layer);
     if (t)
-        ck_assert_msg(t->bytes == (uint64_t)rows->n_tokens * (uint64_t)rows->n_cols * 8 && !memcmp(t->data, rows->row_id, t->bytes),
+        ck_assert_msg(t->bytes == (uint64_t)rows->n_tokens * (uint64_t)rows->n_cols * 8 &&
+                          !memcmp(t->data, rows->row_id, t->bytes),
                       "case %d, layer %d: other table rows", c, layer);
 }
 
@@ -158,7 +164,8 @@ static bool feed_layer(const em_st_set *set, int c, em_cpu *cpu, int layer, int 
     return true;
 }
 
-static void run_layer(const em_st_set *set, int c, rig *r, em_engram_ticket *ticket, int l, int T, bool compare, const bool *skip)
+static void run_layer(const em_st_set *set, int c, rig *r, em_engram_ticket *ticket, int l, int T, bool compare,
+                      const bool *skip)
 {
     em_cpu *cpu = r->cpu;
     em_backend *be = &cpu->base;
@@ -330,13 +337,15 @@ START_TEST(test_same_bits)
             float *want = run_chunks(m, ids, T, &T, 1);
             for (size_t p = 0; p < sizeof patterns / sizeof *patterns; p++) {
                 float *got = run_chunks(m, ids, T, patterns[p], 4);
-                ck_assert_msg(!memcmp(want, got, (size_t)T * vocab * 4), "%s case %d: chunks %zu change bits", folder[_i], c, p);
+                ck_assert_msg(!memcmp(want, got, (size_t)T * vocab * 4), "%s case %d: chunks %zu change bits",
+                              folder[_i], c, p);
                 free(got);
             }
             for (size_t n = 0; tier == 2 && n < sizeof threads / sizeof *threads; n++) {
                 em_model *other = open_model(dir, 1024, threads[n], tiers[tier]);
                 float *got = run_chunks(other, ids, T, patterns[n % 4], 4);
-                ck_assert_msg(!memcmp(want, got, (size_t)T * vocab * 4), "%s: %d threads change bits", folder[_i], threads[n]);
+                ck_assert_msg(!memcmp(want, got, (size_t)T * vocab * 4), "%s: %d threads change bits", folder[_i],
+                              threads[n]);
                 free(got);
                 em_model_close(other);
             }
@@ -384,7 +393,8 @@ START_TEST(test_mixed_batch)
             if (n == 0)
                 continue;
             of[batch.n_seqs] = c;
-            run[batch.n_seqs++] = (em_batch_seq){.kv = &kv[c], .tokens = ids[c], .pos = pos[c], .n_tokens = n, .n_logits = n};
+            run[batch.n_seqs++] =
+                (em_batch_seq){.kv = &kv[c], .tokens = ids[c], .pos = pos[c], .n_tokens = n, .n_logits = n};
             batch.n_tokens += n;
             batch.n_logits += n;
         }
@@ -401,7 +411,8 @@ START_TEST(test_mixed_batch)
         }
     }
     for (int c = 0; c < n_cases; c++) {
-        ck_assert_msg(!memcmp(want[c], got[c], (size_t)len[c] * vocab * 4), "%s case %d: batching changes bits", folder[_i], c);
+        ck_assert_msg(!memcmp(want[c], got[c], (size_t)len[c] * vocab * 4), "%s case %d: batching changes bits",
+                      folder[_i], c);
         em_seq_kv_close(em_model_kv_cache(m), &kv[c]);
         free(want[c]);
         free(got[c]);

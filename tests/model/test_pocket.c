@@ -15,7 +15,8 @@
 
 /* Runs ids[pos, n) through the stages, with or without Engram; logits of the last token. gates: [engram layers][n, hc] or
  * NULL. */
-static void run(rig *r, em_seq_kv *kv, const int32_t *ids, int pos, int n, bool with_engram, float **gates, float *logits)
+static void run(rig *r, em_seq_kv *kv, const int32_t *ids, int pos, int n, bool with_engram, float **gates,
+                float *logits)
 {
     em_batch_seq seq = {.kv = kv, .tokens = ids, .pos = pos, .n_tokens = n - pos, .n_logits = 1};
     em_batch batch = {.seqs = &seq, .n_seqs = 1, .n_tokens = n - pos, .n_logits = 1};

@@ -57,7 +57,8 @@ static void check_pair(em_model *m, const int32_t *ids, int n, const float *want
             take = take < n - pos[s] ? take : n - pos[s];
             if (take == 0)
                 continue;
-            run[batch.n_seqs++] = (em_batch_seq){.kv = &kv[s], .tokens = ids, .pos = pos[s], .n_tokens = take, .n_logits = take};
+            run[batch.n_seqs++] =
+                (em_batch_seq){.kv = &kv[s], .tokens = ids, .pos = pos[s], .n_tokens = take, .n_logits = take};
             batch.n_tokens += take;
             batch.n_logits += take;
             pos[s] += take;
@@ -78,7 +79,8 @@ static void check_pair(em_model *m, const int32_t *ids, int n, const float *want
 
 /* Float error of a tier, relative to the row's largest logit. Cache quantisers, routing and selection turn a last-bit
  * difference into a step, so rows may differ; most must not. Without any of them all rows must agree. */
-static void close_to_plain(const float *a, const float *b, int n, int vocab, const em_model_config *cfg, const char *name)
+static void close_to_plain(const float *a, const float *b, int n, int vocab, const em_model_config *cfg,
+                           const char *name)
 {
     int bad = 0;
     for (int i = 0; i < n; i++) {
@@ -138,7 +140,8 @@ START_TEST(test_random_model)
     model_spec spec;
     em_error err = {""};
     model_spec_random(&spec, seed);
-    snprintf(line, sizeof line, "seed %llu: %s", (unsigned long long)seed, model_spec_describe(&spec, name, sizeof name));
+    snprintf(line, sizeof line, "seed %llu: %s", (unsigned long long)seed,
+             model_spec_describe(&spec, name, sizeof name));
     ck_assert_msg(model_write(dir, &spec, NULL, &err) == 0, "%s: %s", line, err.text);
     check_model(dir, line, seed);
     nftw(dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
