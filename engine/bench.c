@@ -236,7 +236,9 @@ static int measure_all(em_bench_run *b, em_bench_result *result, em_error *err)
     if ((r = prefill_all(b, result, err)) < 0 || (r = em_bench_decode_all(b, result, err)) < 0)
         return r;
     result->read_gbps = em_median(b->read_rate, b->n_reads) / 1e9;
-    return em_bench_gather(b, result, err);
+    r = em_bench_gather(b, result, err);
+    em_bench_progress(b, "step loop", 0);
+    return r < 0 ? r : em_bench_loop(b, result, err);
 }
 
 int em_engine_bench(const em_bench_opts *opts, em_bench_result *ret_result, em_error *err)

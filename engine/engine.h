@@ -194,6 +194,7 @@ typedef struct em_latencies {
     em_histogram decode;          /* first token to the end */
     em_histogram time_per_token;  /* mean time between the tokens of a choice that has at least two */
     em_histogram step_tokens;     /* tokens of one step */
+    em_histogram schedule;        /* planning a step: who takes part, with how many tokens */
     em_histogram prompt_len;      /* tokens of a choice's prompt */
     em_histogram generation_len;  /* tokens of a choice's answer */
 } em_latencies;

@@ -10,6 +10,7 @@ void em_latencies_init(em_latencies *l, int32_t max_len)
         em_histogram_init(of_requests[i], EM_HISTOGRAM_REQUEST, 0);
     em_histogram_init(&l->time_per_token, EM_HISTOGRAM_INTER_TOKEN, 0);
     em_histogram_init(&l->step_tokens, EM_HISTOGRAM_ITERATION, 0);
+    em_histogram_init(&l->schedule, EM_HISTOGRAM_SCHEDULE, 0);
     em_histogram_init(&l->prompt_len, EM_HISTOGRAM_LENGTH, max_len);
     em_histogram_init(&l->generation_len, EM_HISTOGRAM_LENGTH, max_len);
 }

@@ -13,11 +13,11 @@
 #include "engine/request.h"
 #include "engine/roster.h"
 #include "engine/sampler.h"
+#include "engine/plan_count.h"
 #include "engine/scheduler.h"
 
 #define IDLE_WAIT_NS 500000000 /* the heart beats at least this often */
 #define RATE_MEMORY_S 2.0
-#define LOGITS_BYTES (INT64_C(32) << 20) /* of the logits buffer, unless the running sequences need more */
 
 /* A run of the prepared batch. Sequences are compared by serial: an address may come back with another request. */
 typedef struct prepared_run {
@@ -51,14 +51,6 @@ struct em_stepper {
 
 /* --- opening ------------------------------------------------------------------------------------------------ */
 
-/* Rows of logits a step may ask for: bounded in bytes, because a prompt that is scored wants one per token. */
-static int32_t logits_rows(int32_t max_seqs, int32_t max_batch_tokens, int32_t vocab_size)
-{
-    int64_t rows = LOGITS_BYTES / ((int64_t)vocab_size * (int64_t)sizeof(float));
-    rows = rows < max_batch_tokens ? rows : max_batch_tokens;
-    return rows > max_seqs ? (int32_t)rows : max_seqs;
-}
-
 int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules *rules, int32_t max_seqs, bool share,
                    em_stepper **ret_stepper)
 {
@@ -67,7 +59,7 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
         return -ENOMEM;
     s->model = model;
     s->queue = queue;
-    s->max_logits = logits_rows(max_seqs, em_model_max_batch_tokens(model), rules->vocab_size);
+    s->max_logits = em_model_logits_rows(em_model_get_config(model), max_seqs, em_model_max_batch_tokens(model));
     size_t n = (size_t)max_seqs;
     s->logits = malloc((size_t)s->max_logits * (size_t)rules->vocab_size * sizeof(*s->logits));
     s->sched = calloc(n, sizeof(*s->sched));
@@ -269,16 +261,18 @@ static void publish(em_stepper *s)
  * same. */
 static void schedule(em_stepper *s)
 {
+    uint64_t start_ns = em_now_ns();
     while (!plan_step(s))
         ;
     bool same = s->batch.n_seqs == s->plan.n_runs && same_runs(s->run, s->next_run, s->plan.n_runs);
     if (!same) {
         s->ticket = em_engram_release(s->ticket);
         build_batch(s);
-        /* failure is no loss: the forward pass then asks for itself, and reports */
-        if (s->batch.n_seqs && em_model_ask(s->model, &s->batch, &s->ticket))
-            s->ticket = NULL;
     }
+    em_histogram_add(&s->roster.latencies.schedule, (double)(em_now_ns() - start_ns) * 1e-9);
+    /* failure is no loss: the forward pass then asks for itself, and reports */
+    if (!same && s->batch.n_seqs && em_model_ask(s->model, &s->batch, &s->ticket))
+        s->ticket = NULL;
     publish(s);
 }
 

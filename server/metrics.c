@@ -74,6 +74,7 @@ static const metric histograms[] = {
     {"vllm:request_inference_time_seconds", "From the first step of a choice to its end.", AT(latencies.inference)},
     {"vllm:request_prefill_time_seconds", "From the first step of a choice to its first token.", AT(latencies.prefill)},
     {"vllm:request_decode_time_seconds", "From the first token of a choice to its end.", AT(latencies.decode)},
+    {"engramd_schedule_seconds", "Planning a step.", AT(latencies.schedule)},
     {"vllm:iteration_tokens_total", "Tokens computed in a step.", AT(latencies.step_tokens)},
     {"vllm:request_prompt_tokens", "Prompt tokens of a choice that has ended.", AT(latencies.prompt_len)},
     {"vllm:request_generation_tokens", "Tokens generated for a choice that has ended.", AT(latencies.generation_len)},
