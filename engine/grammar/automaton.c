@@ -118,7 +118,7 @@ static int append_rules(joiner *j, em_nfa *nfas, const bool *nullable)
     em_gr_build *b = j->b;
     for (uint32_t i = 0; i < b->n_rules && !b->rc; i++) {
         em_dfa d = {0};
-        if (!em_dfa_init(b, &nfas[i], nullable, b->lim.states - j->a->n, &d))
+        if (!em_dfa_init(b, &nfas[i], nullable, b->lim.states - j->a->n, true, &d))
             append_rule(j, i, &d);
         em_dfa_done(&d);
         em_nfa_done(&nfas[i]);
@@ -156,8 +156,8 @@ static void mark_string_rule(joiner *j)
 
 typedef struct recursion {
     joiner *j;
-    uint8_t *color;     /* [n_rules] 0: not seen, 1: on the path, 2: done */
-    em_gr_u32s path;    /* rule, next call: pairs */
+    uint8_t *color;  /* [n_rules] 0: not seen, 1: on the path, 2: done */
+    em_gr_u32s path; /* rule, next call: pairs */
 } recursion;
 
 static int enter(recursion *r, uint32_t rule)
@@ -184,7 +184,10 @@ static int refuse_left_recursion(joiner *j)
         enter(&r, rule);
         while (r.path.n && em_gr_step(j->b, 1)) {
             uint32_t at = r.path.v[r.path.n - 2], call = r.path.v[r.path.n - 1]++;
-            if (call < j->a->call_at[j->start[at] + 1]) {
+            bool more = call < j->a->call_at[j->start[at] + 1];
+            if (more && j->a->calls[call].callee == EM_DFA_FORK)
+                continue; /* a rule that forks calls nothing */
+            if (more) {
                 enter(&r, j->b->callees[j->a->calls[call].callee].rule);
             } else {
                 r.color[at] = 2;

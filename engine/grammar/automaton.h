@@ -27,12 +27,12 @@ typedef struct em_automaton {
     uint32_t *range_at, *call_at; /* [n + 1] */
     em_dfa_range *ranges;         /* of a state ascending, none twice */
     em_dfa_call *calls;
-    uint8_t *flags;    /* [n] */
-    uint32_t *rule_of; /* [n] */
-    uint32_t *cost;    /* [n] fewest bytes to the end of the rule */
-    uint32_t *best;    /* [n] what to do for that */
-    uint16_t *height;  /* [n] calls open at a time while doing that */
-    uint32_t *plain;   /* [n] the one state to which every plain character leads (vocab.h); EM_AU_NONE: not one */
+    uint8_t *flags;        /* [n] */
+    uint32_t *rule_of;     /* [n] */
+    uint32_t *cost;        /* [n] fewest bytes to the end of the rule */
+    uint32_t *best;        /* [n] what to do for that */
+    uint16_t *height;      /* [n] calls open at a time while doing that */
+    uint32_t *plain;       /* [n] the one state to which every plain character leads (vocab.h); EM_AU_NONE: not one */
     em_au_callee *callees; /* [n_callees] */
     uint32_t n_callees, n_rules;
     uint32_t max_stack;

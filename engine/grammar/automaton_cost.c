@@ -13,11 +13,11 @@ typedef struct search {
     em_automaton *a;
     known *heap; /* by cost, then height */
     uint32_t n_heap, cap_heap;
-    bool *final; /* [n] */
-    uint32_t *range_from, *call_from;                /* source state of each range and call */
-    uint32_t *by_range_at, *by_range;                /* ranges by their target */
-    uint32_t *by_ret_at, *by_ret;                    /* calls by where they return */
-    uint32_t *by_start_at, *by_start;                /* calls by what they start */
+    bool *final;                      /* [n] */
+    uint32_t *range_from, *call_from; /* source state of each range and call */
+    uint32_t *by_range_at, *by_range; /* ranges by their target */
+    uint32_t *by_ret_at, *by_ret;     /* calls by where they return */
+    uint32_t *by_start_at, *by_start; /* calls by what they start */
 } search;
 
 static bool before(known x, known y)
@@ -60,6 +60,13 @@ static uint32_t add_cost(uint32_t x, uint32_t y)
     return sum < EM_AU_ENDLESS ? (uint32_t)sum : EM_AU_ENDLESS - 1;
 }
 
+/* The state a call begins with; of a fork, its one target. */
+static uint32_t called(const em_automaton *a, uint32_t call)
+{
+    uint32_t callee = a->calls[call].callee;
+    return callee == EM_DFA_FORK ? a->calls[call].ret : a->callees[callee].start;
+}
+
 /* Items 0..n-1 by their key (a counting sort): those of key k are order[at[k] .. at[k + 1]). */
 static int sort_by(uint32_t n, const uint32_t *keys, uint32_t n_keys, uint32_t **ret_at, uint32_t **ret_order)
 {
@@ -100,7 +107,7 @@ static int index_edges(search *s)
     if (!rc)
         rc = sort_by(n_calls, keys, a->n, &s->by_ret_at, &s->by_ret);
     for (uint32_t i = 0; i < n_calls && !rc; i++)
-        keys[i] = a->callees[a->calls[i].callee].start;
+        keys[i] = called(a, i);
     if (!rc)
         rc = sort_by(n_calls, keys, a->n, &s->by_start_at, &s->by_start);
     free(keys);
@@ -120,8 +127,13 @@ static uint8_t nicest_byte(em_dfa_range r)
 static void relax_call(search *s, uint32_t call)
 {
     const em_automaton *a = s->a;
-    em_au_callee c = a->callees[a->calls[call].callee];
     uint32_t ret = a->calls[call].ret, from = s->call_from[call];
+    if (a->calls[call].callee == EM_DFA_FORK) {
+        if (s->final[ret] && !s->final[from])
+            heap_push(s, (known){a->cost[ret], a->height[ret], from, EM_AU_BEST_CALL + call});
+        return;
+    }
+    em_au_callee c = a->callees[a->calls[call].callee];
     if (!s->final[ret] || !s->final[c.start] || s->final[from])
         return;
     uint32_t inside = a->height[c.start] + 1u;
@@ -163,7 +175,7 @@ static void cut_dead(em_automaton *a)
         a->call_at[s] = n_calls;
         for (; call < end; call++) {
             em_dfa_call c = a->calls[call];
-            if (a->cost[c.ret] == EM_AU_NONE || a->cost[a->callees[c.callee].start] == EM_AU_NONE)
+            if (a->cost[c.ret] == EM_AU_NONE || a->cost[called(a, call)] == EM_AU_NONE)
                 continue;
             if (a->best[s] == EM_AU_BEST_CALL + call)
                 a->best[s] = EM_AU_BEST_CALL + n_calls;
@@ -223,54 +235,49 @@ int em_automaton_cost(em_gr_build *b, em_automaton *a)
 
 /* --- plain characters --------------------------------------------------------------------------------------- */
 
-/* The bytes that may follow a lead byte of UTF-8, and how many do. */
-static const struct {
-    uint8_t lo, hi, second_lo, second_hi, n;
-} leads[] = {
-    {0xc2, 0xdf, 0x80, 0xbf, 1}, {0xe0, 0xe0, 0xa0, 0xbf, 2}, {0xe1, 0xec, 0x80, 0xbf, 2},
-    {0xed, 0xed, 0x80, 0x9f, 2}, {0xee, 0xef, 0x80, 0xbf, 2}, {0xf0, 0xf0, 0x90, 0xbf, 3},
-    {0xf1, 0xf3, 0x80, 0xbf, 3}, {0xf4, 0xf4, 0x80, 0x8f, 3},
+/* The plain characters (vocab.h) as bytes: sequences of n ranges. */
+static const struct spelling {
+    uint8_t n, lo[4], hi[4];
+} spellings[] = {
+    {1, {' '}, {'!'}},
+    {1, {'#'}, {'['}},
+    {1, {']'}, {0x7f}},
+    {2, {0xc2, 0x80}, {0xdf, 0xbf}},
+    {3, {0xe0, 0xa0, 0x80}, {0xe0, 0xbf, 0xbf}},
+    {3, {0xe1, 0x80, 0x80}, {0xe1, 0xbf, 0xbf}},
+    {3, {0xe2, 0x80, 0x80}, {0xe2, 0x80, 0xa7}}, /* without U+2028 and U+2029 */
+    {3, {0xe2, 0x80, 0xaa}, {0xe2, 0x80, 0xbf}},
+    {3, {0xe2, 0x81, 0x80}, {0xe2, 0xbf, 0xbf}},
+    {3, {0xe3, 0x80, 0x80}, {0xec, 0xbf, 0xbf}},
+    {3, {0xed, 0x80, 0x80}, {0xed, 0x9f, 0xbf}},
+    {3, {0xee, 0x80, 0x80}, {0xef, 0xbf, 0xbf}},
+    {4, {0xf0, 0x90, 0x80, 0x80}, {0xf0, 0xbf, 0xbf, 0xbf}},
+    {4, {0xf1, 0x80, 0x80, 0x80}, {0xf3, 0xbf, 0xbf, 0xbf}},
+    {4, {0xf4, 0x80, 0x80, 0x80}, {0xf4, 0x8f, 0xbf, 0xbf}},
 };
 
-/* Do all bytes lo..hi lead from s over n - 1 more continuation bytes to `to`, none of them needing a higher stack? */
-static bool all_lead_to(const em_automaton *a, uint32_t s, uint8_t lo, uint8_t hi, int n, uint32_t to)
+/* Do all texts of a spelling, from its byte i on, lead from s to `to`, none of them needing a higher stack? */
+static bool all_lead_to(const em_automaton *a, uint32_t s, const struct spelling *sp, uint32_t i, uint32_t to)
 {
-    int covered = lo; /* bytes below are accounted for */
-    for (uint32_t i = a->range_at[s]; i < a->range_at[s + 1] && covered <= hi; i++) {
-        em_dfa_range r = a->ranges[i];
-        if (r.hi < covered)
+    int covered = sp->lo[i]; /* bytes below are accounted for */
+    for (uint32_t r = a->range_at[s]; r < a->range_at[s + 1] && covered <= sp->hi[i]; r++) {
+        em_dfa_range range = a->ranges[r];
+        if (range.hi < covered)
             continue;
-        if (r.lo > covered || a->height[r.to] > a->height[to] ||
-            (n == 1 ? r.to != to : !all_lead_to(a, r.to, 0x80, 0xbf, n - 1, to)))
+        if (range.lo > covered || a->height[range.to] > a->height[to])
             return false;
-        covered = r.hi + 1;
-    }
-    return covered > hi;
-}
-
-static bool lead_leads_to(const em_automaton *a, uint32_t s, size_t lead, uint32_t to)
-{
-    uint32_t known_mid = EM_AU_NONE; /* neighbouring lead bytes tend to share their next state */
-    for (int c = leads[lead].lo; c <= leads[lead].hi; c++) {
-        uint32_t mid = em_automaton_next(a, s, (uint8_t)c);
-        if (mid == known_mid)
-            continue;
-        if (mid == EM_AU_NONE || a->height[mid] > a->height[to] ||
-            !all_lead_to(a, mid, leads[lead].second_lo, leads[lead].second_hi, leads[lead].n, to))
+        if (i + 1 >= sp->n || i >= 3 ? range.to != to : !all_lead_to(a, range.to, sp, i + 1, to))
             return false;
-        known_mid = mid;
+        covered = range.hi + 1;
     }
-    return true;
+    return covered > sp->hi[i];
 }
 
 static uint32_t plain_of(const em_automaton *a, uint32_t s)
 {
     uint32_t to = em_automaton_next(a, s, ' ');
-    if (to == EM_AU_NONE || !all_lead_to(a, s, ' ', '!', 1, to) || !all_lead_to(a, s, '#', '[', 1, to) ||
-        !all_lead_to(a, s, ']', 0x7f, 1, to))
-        return EM_AU_NONE;
-    for (size_t i = 0; i < sizeof(leads) / sizeof(leads[0]); i++)
-        if (!lead_leads_to(a, s, i, to))
+    for (size_t i = 0; i < sizeof(spellings) / sizeof(spellings[0]) && to != EM_AU_NONE; i++)
+        if (!all_lead_to(a, s, &spellings[i], 0, to))
             return EM_AU_NONE;
     return to;
 }

@@ -16,9 +16,9 @@ const em_grammar_limits em_grammar_default_limits = {
     .string_length = 1000000,
     .nfa_states = 400000,
     .states = 120000,
-    .steps = 20000000,
+    .steps = 100000000,
     .stack = 200,
-    .readings = 256,
+    .readings = 512,
     .mask_steps = 2000000,
     .cache_bytes = 64u << 20,
 };
@@ -249,7 +249,8 @@ void em_graph_edge_add(em_gr_build *b, em_graph *g, uint32_t from, uint32_t to, 
     if (b->rc || expr == EM_EXPR_NEVER)
         return;
     if (g->n / 4 >= b->lim.nfa_states)
-        em_gr_fail(b, -E2BIG, "The grammar has more than %u places once its repeats are written out; make them shorter.",
+        em_gr_fail(b, -E2BIG,
+                   "The grammar has more than %u places once its repeats are written out; make them shorter.",
                    b->lim.nfa_states);
     else if (em_gr_grow(&g->edges, &g->cap, (size_t)g->n + 1, sizeof(*g->edges)))
         em_gr_no_memory(b);

@@ -43,8 +43,8 @@ typedef struct em_graph_edge {
 
 typedef struct em_gr_rule {
     em_expr body;
-    char *name;     /* for sentences; NULL: made by the compiler */
-    bool in_place;  /* its body may stand in place of a call: it does not reach itself */
+    char *name;    /* for sentences; NULL: made by the compiler */
+    bool in_place; /* its body may stand in place of a call: it does not reach itself */
 } em_gr_rule;
 
 /* A rule as it is called. need and rem count the characters of a string: at least need, at most rem. */
@@ -69,10 +69,10 @@ typedef struct em_gr_build {
     em_gr_callee *callees;
     uint32_t n_callees, cap_callees;
     em_gr_index callee_index;
-    em_expr range[256];  /* EM_EX_RANGE of one byte each; 0: not made yet */
-    uint64_t steps;      /* done so far, of lim.steps */
-    uint32_t n_nfa;      /* states of all nondeterministic automata so far, of lim.nfa_states */
-    uint32_t n_choices;  /* so far, of lim.choices */
+    em_expr range[256]; /* EM_EX_RANGE of one byte each; 0: not made yet */
+    uint64_t steps;     /* done so far, of lim.steps */
+    uint32_t n_nfa;     /* states of all nondeterministic automata so far, of lim.nfa_states */
+    uint32_t n_choices; /* so far, of lim.choices */
     uint32_t string_rule, any_rule, number_rule, integer_rule, key_rule; /* of JSON; UINT32_MAX: not made yet */
 } em_gr_build;
 
@@ -80,8 +80,7 @@ void em_gr_build_init(em_gr_build *b, const em_grammar_limits *limits, em_error 
 void em_gr_build_done(em_gr_build *b);
 
 /* Notes a fault unless there is one; returns the first one's code. */
-__attribute__((format(printf, 3, 4)))
-int em_gr_fail(em_gr_build *b, int code, const char *fmt, ...);
+__attribute__((format(printf, 3, 4))) int em_gr_fail(em_gr_build *b, int code, const char *fmt, ...);
 int em_gr_no_memory(em_gr_build *b);
 bool em_gr_step(em_gr_build *b, uint64_t n); /* counts work; false: a fault, perhaps of the limit */
 bool em_gr_check_source(em_gr_build *b, const char *what, const char *text, size_t len); /* size and UTF-8 */

@@ -8,7 +8,7 @@
 /* A way through the automaton along its best choices. */
 typedef struct guide {
     const em_automaton *a;
-    em_gr_u32s rets;     /* states to return to, the next one last */
+    em_gr_u32s rets; /* states to return to, the next one last */
     uint32_t state, need;
     em_buf text;
 } guide;
@@ -37,6 +37,10 @@ static int advance(guide *g, bool *ret_done)
     }
     if (best >= EM_AU_BEST_CALL) {
         em_dfa_call call = a->calls[best - EM_AU_BEST_CALL];
+        if (call.callee == EM_DFA_FORK) {
+            g->state = call.ret;
+            return 0;
+        }
         g->state = a->callees[call.callee].start;
         g->need = a->callees[call.callee].need;
         return em_gr_push(&g->rets, call.ret);

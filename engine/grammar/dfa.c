@@ -53,12 +53,12 @@ void em_dfa_done(em_dfa *dfa)
     *dfa = (em_dfa){0};
 }
 
-int em_dfa_of_expr(em_gr_build *b, em_expr x, em_dfa *ret_dfa)
+int em_dfa_of_expr(em_gr_build *b, em_expr x, bool forks, em_dfa *ret_dfa)
 {
     em_nfa nfa = {0};
     int rc = em_nfa_init(b, x, &nfa);
     if (!rc)
-        rc = em_dfa_init(b, &nfa, NULL, b->lim.states, ret_dfa);
+        rc = em_dfa_init(b, &nfa, NULL, b->lim.states, forks, ret_dfa);
     em_nfa_done(&nfa);
     return rc;
 }
@@ -157,6 +157,8 @@ em_expr em_dfa_expr(em_gr_build *b, const em_dfa *dfa)
     for (uint32_t s = 0; s < dfa->n && em_gr_step(b, 1); s++) {
         for (uint32_t i = dfa->range_at[s]; i < dfa->range_at[s + 1]; i++)
             em_graph_edge_add(b, &g, s, dfa->ranges[i].to, em_ex_range(b, dfa->ranges[i].lo, dfa->ranges[i].hi));
+        for (uint32_t i = dfa->call_at[s]; i < dfa->call_at[s + 1]; i++)
+            em_graph_edge_add(b, &g, s, dfa->calls[i].ret, EM_EXPR_EMPTY); /* forks: there are no calls */
         if (dfa->accept[s])
             em_graph_edge_add(b, &g, s, dfa->n, EM_EXPR_EMPTY);
     }

@@ -14,9 +14,9 @@ typedef struct use {
 typedef struct ebnf {
     em_regex_text t;
     uint32_t depth;
-    uint32_t rule;       /* being read */
+    uint32_t rule; /* being read */
     em_gr_index names;
-    bool *defined;       /* by rule number */
+    bool *defined; /* by rule number */
     uint32_t cap_defined;
     use *uses;
     uint32_t n_uses, cap_uses;

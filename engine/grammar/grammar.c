@@ -23,10 +23,11 @@ static int prepare_masks(em_grammar *g, em_gr_build *b)
     if (!rc)
         rc = em_masks_prepare(&g->masks);
     if (rc == -E2BIG)
-        return em_gr_fail(b, rc,
-                          "The grammar is too ambiguous: it can be read in more than %u ways at a time, or a mask takes "
-                          "more than %llu steps.",
-                          b->lim.readings, (unsigned long long)b->lim.mask_steps);
+        return em_gr_fail(
+            b, rc,
+            "The grammar is too ambiguous: it can be read in more than %u ways at a time, or a mask takes "
+            "more than %llu steps.",
+            b->lim.readings, (unsigned long long)b->lim.mask_steps);
     return rc ? em_gr_no_memory(b) : 0;
 }
 
@@ -123,8 +124,8 @@ int em_grammar_compile_choice(const char *const *choices, const size_t *lens, si
     return finish(&b, vocab, ret_grammar);
 }
 
-int em_grammar_compile_ebnf(const char *text, size_t len, const em_grammar_limits *limits, const em_grammar_vocab *vocab,
-                            em_grammar **ret_grammar, em_error *err)
+int em_grammar_compile_ebnf(const char *text, size_t len, const em_grammar_limits *limits,
+                            const em_grammar_vocab *vocab, em_grammar **ret_grammar, em_error *err)
 {
     em_gr_build b;
     em_gr_build_init(&b, limits, err);

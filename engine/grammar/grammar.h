@@ -28,9 +28,9 @@
 /* --- vocabulary --------------------------------------------------------------------------------------------- */
 
 typedef enum em_grammar_token_kind {
-    EM_GRAMMAR_TOKEN_TEXT,   /* stands for its bytes */
-    EM_GRAMMAR_TOKEN_NEVER,  /* never allowed: control tokens, gaps in the ids */
-    EM_GRAMMAR_TOKEN_END,    /* ends the answer: allowed exactly where the text may end */
+    EM_GRAMMAR_TOKEN_TEXT,  /* stands for its bytes */
+    EM_GRAMMAR_TOKEN_NEVER, /* never allowed: control tokens, gaps in the ids */
+    EM_GRAMMAR_TOKEN_END,   /* ends the answer: allowed exactly where the text may end */
 } em_grammar_token_kind;
 
 typedef struct em_grammar_token {
@@ -62,10 +62,10 @@ typedef struct em_grammar_limits {
     uint32_t nfa_states;    /* places in all rules together, before alternatives are merged */
     uint32_t states;        /* of the automaton, afterwards */
     uint64_t steps;         /* of the compiler */
-    uint32_t stack;         /* brackets and rules open at a time in an answer: deeper ones are not offered; at most 1000 */
-    uint32_t readings;      /* ways to read the same text at a time; at most 1024 */
-    uint64_t mask_steps;    /* of computing one mask */
-    uint64_t cache_bytes;   /* of masks kept for one grammar; the cache starts anew when it is full */
+    uint32_t stack;      /* brackets and rules open at a time in an answer: deeper ones are not offered; at most 1000 */
+    uint32_t readings;   /* ways to read the same text at a time; at most 1024 */
+    uint64_t mask_steps; /* of computing one mask */
+    uint64_t cache_bytes; /* of masks kept for one grammar; the cache starts anew when it is full */
 } em_grammar_limits;
 
 extern const em_grammar_limits em_grammar_default_limits;
@@ -85,15 +85,15 @@ int em_grammar_compile_regex(const char *regex, size_t len, const em_grammar_lim
 /* One of the texts, literally; n >= 1, none empty. */
 int em_grammar_compile_choice(const char *const *choices, const size_t *lens, size_t n, const em_grammar_limits *limits,
                               const em_grammar_vocab *vocab, em_grammar **ret_grammar, em_error *err);
-int em_grammar_compile_ebnf(const char *text, size_t len, const em_grammar_limits *limits, const em_grammar_vocab *vocab,
-                            em_grammar **ret_grammar, em_error *err);
+int em_grammar_compile_ebnf(const char *text, size_t len, const em_grammar_limits *limits,
+                            const em_grammar_vocab *vocab, em_grammar **ret_grammar, em_error *err);
 
 em_grammar *em_grammar_ref(em_grammar *g);
 em_grammar *em_grammar_unref(em_grammar *g); /* NULL is fine; returns NULL */
 
 /* What it holds, for logs and tests. */
 typedef struct em_grammar_info {
-    uint32_t n_states;    /* of the automaton */
+    uint32_t n_states; /* of the automaton */
     uint32_t n_rules;
     uint32_t n_masks;     /* in the cache now */
     uint64_t mask_bytes;  /* of the cache now */
@@ -107,7 +107,7 @@ typedef struct em_grammar_state em_grammar_state;
 
 /* At the beginning of the text. max_rollback: how many accepts can be taken back, 0..4096. */
 int em_grammar_state_new(em_grammar *g, uint32_t max_rollback, em_grammar_state **ret_state);
-em_grammar_state *em_grammar_state_free(em_grammar_state *s);                        /* NULL is fine; returns NULL */
+em_grammar_state *em_grammar_state_free(em_grammar_state *s);                       /* NULL is fine; returns NULL */
 int em_grammar_state_copy(const em_grammar_state *s, em_grammar_state **ret_state); /* history included */
 
 /* Goes on by bytes, or by a token's bytes. -EINVAL: not allowed here; -E2BIG: more than limits.readings ways to read it.

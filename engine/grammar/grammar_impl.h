@@ -29,7 +29,7 @@ struct em_grammar_state {
     bool ended;           /* an end token was accepted */
     em_snapshot *history; /* [max_rollback] a ring */
     uint32_t max_rollback, n_history, newest;
-    uint32_t n_live;      /* frames after the last clean-up */
+    uint32_t n_live; /* frames after the last clean-up */
 };
 
 #endif

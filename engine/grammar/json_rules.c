@@ -109,8 +109,10 @@ static em_expr free_integer(em_gr_build *b)
 static em_expr free_number(em_gr_build *b)
 {
     em_expr fraction = em_ex_seq2(b, text(b, "."), digits(b, 1, MAX_FRAC_DIGITS));
-    em_expr exponent = em_ex_list(b, EM_EX_SEQ, (em_expr[3]){
-        byte_of(b, "eeEE"), em_ex_repeat(b, byte_of(b, "++--"), 0, 1), digits(b, 1, MAX_EXPONENT_DIGITS)}, 3);
+    em_expr exponent = em_ex_list(
+        b, EM_EX_SEQ,
+        (em_expr[3]){byte_of(b, "eeEE"), em_ex_repeat(b, byte_of(b, "++--"), 0, 1), digits(b, 1, MAX_EXPONENT_DIGITS)},
+        3);
     em_expr parts[4] = {em_ex_repeat(b, text(b, "-"), 0, 1), em_ex_alt2(b, text(b, "0"), whole_part(b, MAX_INT_DIGITS)),
                         em_ex_repeat(b, fraction, 0, 1), em_ex_repeat(b, exponent, 0, 1)};
     return em_ex_list(b, EM_EX_SEQ, parts, 4);
@@ -159,8 +161,12 @@ em_expr em_jrule_any(em_gr_build *b)
         b->any_rule = em_gr_rule_new(b, NULL, 0); /* known before its body, which calls it */
         if (b->rc)
             return EM_EXPR_NEVER;
-        em_expr options[6] = {em_jrule_string(b, 0, EM_GR_NO_END), em_jrule_free_number(b, false), em_jrule_bool(b),
-                              text(b, "null"), em_jrule_object(b), em_jrule_array(b)};
+        em_expr options[6] = {em_jrule_string(b, 0, EM_GR_NO_END),
+                              em_jrule_free_number(b, false),
+                              em_jrule_bool(b),
+                              text(b, "null"),
+                              em_jrule_object(b),
+                              em_jrule_array(b)};
         em_expr body = em_ex_list(b, EM_EX_ALT, options, 6);
         if (b->rc)
             return EM_EXPR_NEVER;

@@ -21,8 +21,8 @@ em_expr em_jrule_bool(em_gr_build *b);
 /* The end of a range; what a schema's minimum and its kin say. */
 typedef struct em_decimal {
     bool given, exclusive, negative;
-    int n_int, n_frac;                      /* digits in front of the point and behind it; no zeros at either end */
-    char digits[2 * EM_NUMBER_MAX_DIGITS];  /* n_int + n_frac of them, '0'..'9'; none: zero */
+    int n_int, n_frac;                     /* digits in front of the point and behind it; no zeros at either end */
+    char digits[2 * EM_NUMBER_MAX_DIGITS]; /* n_int + n_frac of them, '0'..'9'; none: zero */
 } em_decimal;
 
 /* From the source text of a JSON number. False: more digits than there is room for. */

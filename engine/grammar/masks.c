@@ -5,7 +5,7 @@
 
 /* More ids than these are kept as bits. */
 #define MAX_LISTED 4000u
-#define PREPARE_STEPS UINT64_C(30000000)
+#define PREPARE_STEPS UINT64_C(12000000)
 
 static bool key_equal(const void *ctx, uint32_t element, const void *key)
 {
@@ -327,7 +327,7 @@ static int collect_returns(preparation *p)
     const em_automaton *a = p->m->a;
     int rc = 0;
     for (uint32_t i = 0; i < a->call_at[a->n] && !rc; i++)
-        if (!(a->flags[a->calls[i].ret] & EM_AU_TAIL))
+        if (a->calls[i].callee != EM_DFA_FORK && !(a->flags[a->calls[i].ret] & EM_AU_TAIL))
             rc = em_gr_push(&p->returns[rule_called(a, i)], a->calls[i].ret);
     for (uint32_t r = 0; r < a->n_rules && !rc; r++) {
         em_gr_u32s *rets = &p->returns[r];

@@ -10,7 +10,7 @@
 #include "engine/grammar/walker.h"
 
 typedef struct em_mask_key {
-    uint32_t above;     /* part that the exits are of; UINT32_MAX: none, this is a first part */
+    uint32_t above; /* part that the exits are of; UINT32_MAX: none, this is a first part */
     uint32_t state;
     uint32_t need, rem; /* of a first part: no more than a token can use up */
     uint32_t slack;     /* stack left, where that could matter; else EM_READINGS_NO_LIMIT */
@@ -18,13 +18,13 @@ typedef struct em_mask_key {
 
 typedef struct em_mask_part {
     em_mask_key key;
-    uint32_t plain;    /* all plain tokens of so many characters are allowed */
+    uint32_t plain; /* all plain tokens of so many characters are allowed */
     uint32_t n_ids;
-    uint32_t *ids;     /* [n_ids], or NULL: */
-    uint64_t *words;   /* [vocab's n_words] */
-    uint32_t *exits;   /* [n_exits] nodes */
+    uint32_t *ids;   /* [n_ids], or NULL: */
+    uint64_t *words; /* [vocab's n_words] */
+    uint32_t *exits; /* [n_exits] nodes */
     uint32_t n_exits;
-    uint32_t reach;    /* stack above the place that the tokens need */
+    uint32_t reach; /* stack above the place that the tokens need */
 } em_mask_part;
 
 typedef struct em_masks {

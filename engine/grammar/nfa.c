@@ -190,7 +190,8 @@ int em_nfa_init(em_gr_build *b, em_expr body, em_nfa *ret_nfa)
         m.too_long = true;
     build(&m, body, 0, 1);
     if (m.too_long)
-        em_gr_fail(b, -E2BIG, "The grammar has more than %u places once its repeats are written out; make them shorter.",
+        em_gr_fail(b, -E2BIG,
+                   "The grammar has more than %u places once its repeats are written out; make them shorter.",
                    b->lim.nfa_states);
     b->n_nfa += nfa.n_states;
     if (!b->rc && sort_edges(&nfa))

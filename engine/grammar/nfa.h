@@ -21,8 +21,8 @@ typedef struct em_nfa_edge {
 typedef struct em_nfa {
     em_nfa_edge *edges; /* [n_edges], sorted by `from` once built */
     uint32_t n_edges, cap_edges;
-    uint32_t *first;    /* [n_states + 1]: where the edges of a state begin */
-    uint32_t n_states;  /* 0 is the start, 1 the end */
+    uint32_t *first;   /* [n_states + 1]: where the edges of a state begin */
+    uint32_t n_states; /* 0 is the start, 1 the end */
 } em_nfa;
 
 /* 0, or the build's fault. */

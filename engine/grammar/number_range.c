@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum {
-    MAX_WHOLE = 20,    /* digits in front of the point when no bound says more */
+    MAX_WHOLE = 20,     /* digits in front of the point when no bound says more */
     DOUBLE_DIGITS = 15, /* decimal numbers of so many digits stay apart, and in order, as doubles */
 };
 
@@ -77,8 +77,8 @@ typedef enum phase { WHOLE, ZERO, POINT, FRACTION, N_PHASES } phase; /* ZERO: th
 
 typedef struct place {
     phase phase;
-    int n;          /* digits read in this phase */
-    order lo, hi;   /* what was read against the same digits of the bound */
+    int n;        /* digits read in this phase */
+    order lo, hi; /* what was read against the same digits of the bound */
 } place;
 
 enum { MAX_PLACE = EM_NUMBER_MAX_DIGITS + MAX_WHOLE + 2 };

@@ -29,6 +29,7 @@ void em_stacks_done(em_stacks *s)
 {
     free(s->frames);
     free(s->index.slot);
+    free(s->seen);
     *s = (em_stacks){0};
 }
 
@@ -79,18 +80,60 @@ int em_stacks_import(em_stacks *s, const em_stacks *from, uint32_t frame, uint32
     return rc;
 }
 
-static bool has_reading(const em_readings *set, em_reading r)
+/* --- sets --------------------------------------------------------------------------------------------------- */
+
+/* Up to so many readings a set is searched from end to end. */
+#define FEW 16u
+#define N_SEEN 4096u /* slots; at most 1024 readings are in a set */
+
+static uint32_t first_slot(em_reading r)
 {
-    for (uint32_t i = 0; i < set->n; i++)
-        if (!memcmp(&set->v[i], &r, sizeof(r)))
-            return true;
-    return false;
+    uint64_t h = em_gr_mix(r.state | (uint64_t)r.stack << 32, r.need | (uint64_t)r.rem << 32);
+    return (uint32_t)(h >> 20) & (N_SEEN - 1);
 }
 
-static int append(em_readings *set, const em_stacks *s, em_reading r, uint32_t max_depth)
+/* The slot of a reading of the set that is being made, or the empty one where it belongs. */
+static uint64_t *slot_of(em_stacks *s, const em_readings *set, em_reading r)
 {
-    if (s->frames[r.stack].depth + s->a->height[r.state] > max_depth || has_reading(set, r))
+    uint32_t i = first_slot(r);
+    while (s->seen[i] >> 32 == s->generation && memcmp(&set->v[(uint32_t)s->seen[i]], &r, sizeof(r)) != 0)
+        i = (i + 1) & (N_SEEN - 1);
+    return &s->seen[i];
+}
+
+/* Is the reading in the set? -ENOMEM. */
+static int has_reading(em_stacks *s, const em_readings *set, em_reading r)
+{
+    for (uint32_t i = 0; i < set->n && set->n <= FEW; i++)
+        if (!memcmp(&set->v[i], &r, sizeof(r)))
+            return 1;
+    if (set->n <= FEW)
         return 0;
+    if (!s->seen && !(s->seen = calloc(N_SEEN, sizeof(*s->seen))))
+        return -ENOMEM;
+    for (; s->n_seen < set->n; s->n_seen++)
+        *slot_of(s, set, set->v[s->n_seen]) = (uint64_t)s->generation << 32 | s->n_seen;
+    return *slot_of(s, set, r) >> 32 == s->generation;
+}
+
+/* Another set is begun: what was noted about the last one is void. */
+static void begin_set(em_stacks *s)
+{
+    s->n_seen = 0;
+    if (++s->generation)
+        return;
+    if (s->seen)
+        memset(s->seen, 0, N_SEEN * sizeof(*s->seen));
+    s->generation = 1;
+}
+
+static int append(em_readings *set, em_stacks *s, em_reading r, uint32_t max_depth)
+{
+    if (s->frames[r.stack].depth + s->a->height[r.state] > max_depth)
+        return 0;
+    int known = has_reading(s, set, r);
+    if (known)
+        return known > 0 ? 0 : known;
     if (set->n >= s->a->max_readings)
         return -E2BIG;
     if (em_gr_grow(&set->v, &set->cap, (size_t)set->n + 1, sizeof(r)))
@@ -102,6 +145,10 @@ static int append(em_readings *set, const em_stacks *s, em_reading r, uint32_t m
 /* A call out of reading r. Where it would return only to end, it takes the place of r instead. */
 static int enter(em_readings *set, em_stacks *s, em_reading r, em_dfa_call call, uint32_t max_depth)
 {
+    if (call.callee == EM_DFA_FORK) {
+        r.state = call.ret;
+        return append(set, s, r, max_depth);
+    }
     em_au_callee c = s->a->callees[call.callee];
     em_reading in = {.state = c.start, .stack = r.stack, .need = c.need, .rem = c.rem};
     if (!(s->a->flags[call.ret] & EM_AU_TAIL)) {
@@ -119,6 +166,8 @@ int em_readings_add(em_readings *set, em_stacks *s, em_reading r, uint32_t max_d
 {
     const em_automaton *a = s->a;
     uint32_t at = set->n;
+    if (!at)
+        begin_set(s);
     int rc = append(set, s, r, max_depth);
     for (; at < set->n && !rc; at++) {
         em_reading now = set->v[at];

@@ -6,10 +6,10 @@
 #include "engine/grammar/automaton.h"
 
 typedef struct em_frame {
-    uint32_t ret;    /* state to go on with */
-    uint32_t below;  /* frame */
-    uint32_t depth;  /* frames below */
-    uint32_t cost;   /* fewest bytes to complete this frame and all below */
+    uint32_t ret;   /* state to go on with */
+    uint32_t below; /* frame */
+    uint32_t depth; /* frames below */
+    uint32_t cost;  /* fewest bytes to complete this frame and all below */
 } em_frame;
 
 /* Frame 0 is the bottom: nothing to return to. */
@@ -18,6 +18,8 @@ typedef struct em_stacks {
     em_frame *frames;
     uint32_t n, cap;
     em_gr_index index;
+    uint64_t *seen; /* of the set being made, once it is large: generation and index; NULL: not needed yet */
+    uint32_t generation, n_seen;
 } em_stacks;
 
 int em_stacks_init(em_stacks *s, const em_automaton *a); /* -ENOMEM */

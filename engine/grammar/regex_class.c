@@ -20,7 +20,7 @@ static const em_char_range word_small[] = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {
 static const em_char_range word_large[] = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}, {0x80, EM_CHAR_LAST}};
 static const em_char_range space_small[] = {{'\t', '\r'}, {' ', ' '}};
 static const em_char_range space_large[] = {
-    {'\t', '\r'}, {0x1c, ' '}, {0x85, 0x85}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a},
+    {'\t', '\r'},     {0x1c, ' '},      {0x85, 0x85},     {0xa0, 0xa0},     {0x1680, 0x1680}, {0x2000, 0x200a},
     {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}, {0xfeff, 0xfeff},
 };
 

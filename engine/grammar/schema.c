@@ -189,9 +189,9 @@ em_expr em_schema_value(em_schema *s, uint32_t node, bool in_place)
     if (!passes_on && !in_place && !is_simple(s, &kw))
         return call_node(s, node);
     s->busy[node] = true;
-    em_expr x = !passes_on                    ? in_place_value(s, &kw)
-                : kw.given & BIT(EM_KW_REF)   ? reference(s, &kw, in_place)
-                                              : all_of(s, &kw, in_place);
+    em_expr x = !passes_on                  ? in_place_value(s, &kw)
+                : kw.given & BIT(EM_KW_REF) ? reference(s, &kw, in_place)
+                                            : all_of(s, &kw, in_place);
     s->busy[node] = false;
     return x;
 }

@@ -14,7 +14,7 @@ typedef struct reader {
     uint32_t open[EM_JSON_MAX_DEPTH + 1]; /* nodes whose end has not come */
     uint32_t last[EM_JSON_MAX_DEPTH + 1]; /* their last child */
     uint32_t depth;
-    uint32_t key, key_len;                /* read, and waiting for its value */
+    uint32_t key, key_len; /* read, and waiting for its value */
 } reader;
 
 /* Unescapes the current string behind the texts that are there. */
@@ -60,8 +60,12 @@ static void add_value(reader *r, em_json_type type)
         em_gr_no_memory(r->b);
         return;
     }
-    em_jnode node = {.type = type, .parent = EM_JNODE_NONE, .first = EM_JNODE_NONE, .next = EM_JNODE_NONE,
-                     .key = r->key, .key_len = r->key_len};
+    em_jnode node = {.type = type,
+                     .parent = EM_JNODE_NONE,
+                     .first = EM_JNODE_NONE,
+                     .next = EM_JNODE_NONE,
+                     .key = r->key,
+                     .key_len = r->key_len};
     r->key = r->key_len = 0;
     if (type == EM_JSON_STRING && !keep_string(r, &node.value, &node.value_len))
         return;
@@ -232,10 +236,10 @@ void em_jtree_path(const em_jtree *t, uint32_t node, char *buf, size_t cap)
     size_t at = (size_t)snprintf(buf, cap, "#");
     while (n-- > 0 && at + 1 < cap) {
         uint32_t parent = t->nodes[chain[n]].parent;
-        int wrote = t->nodes[parent].type == EM_JSON_ARRAY
-                        ? snprintf(buf + at, cap - at, "/%u", index_in(t, parent, chain[n]))
-                        : snprintf(buf + at, cap - at, "/%.*s", (int)t->nodes[chain[n]].key_len,
-                                   em_jtree_key(t, chain[n]));
+        int wrote =
+            t->nodes[parent].type == EM_JSON_ARRAY
+                ? snprintf(buf + at, cap - at, "/%u", index_in(t, parent, chain[n]))
+                : snprintf(buf + at, cap - at, "/%.*s", (int)t->nodes[chain[n]].key_len, em_jtree_key(t, chain[n]));
         at += wrote > 0 ? (size_t)wrote : 0;
     }
     for (char *c = buf; *c; c++)

@@ -13,9 +13,9 @@
 
 static const struct keyword {
     const char *name;
-    uint32_t kinds;    /* of its value, bits of em_json_type */
-    const char *want;  /* for the sentence */
-    uint32_t about;    /* types it says something about */
+    uint32_t kinds;   /* of its value, bits of em_json_type */
+    const char *want; /* for the sentence */
+    uint32_t about;   /* types it says something about */
 } keywords[EM_KW_COUNT] = {
     [EM_KW_TYPE] = {"type", STRING_KIND | ARRAY_KIND, "a name or a list of names", 0},
     [EM_KW_ENUM] = {"enum", ARRAY_KIND, "a list", 0},
@@ -43,8 +43,23 @@ static const struct keyword {
 
 /* Words that say nothing about which values are valid. */
 static const char *const annotations[] = {
-    "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$schema", "$id",
-    "id", "$comment", "$defs", "definitions", "discriminator", "contentEncoding", "contentMediaType",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "example",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "id",
+    "$comment",
+    "$defs",
+    "definitions",
+    "discriminator",
+    "contentEncoding",
+    "contentMediaType",
 };
 
 static const struct {
@@ -176,7 +191,8 @@ uint32_t em_type_of(const em_jtree *t, uint32_t node)
 
 /* The 29th of February is left out, so that no year has to be looked at. */
 #define DATE                                                                                                           \
-    "[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+    "[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2["  \
+    "0-8]))"
 #define TIME "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 #define OCTET "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 #define LABEL "[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?"

@@ -43,10 +43,10 @@ typedef enum em_type_bit {
 
 /* One schema, taken apart. */
 typedef struct em_keywords {
-    uint32_t node;             /* the schema */
-    uint32_t at[EM_KW_COUNT];  /* values; EM_JNODE_NONE: not given */
-    uint32_t types;            /* em_type_bit: from `type`, else from what the other keywords are about, else all */
-    uint32_t given;            /* bit k: keyword k is there */
+    uint32_t node;            /* the schema */
+    uint32_t at[EM_KW_COUNT]; /* values; EM_JNODE_NONE: not given */
+    uint32_t types;           /* em_type_bit: from `type`, else from what the other keywords are about, else all */
+    uint32_t given;           /* bit k: keyword k is there */
 } em_keywords;
 
 /* 0 or the build's fault: an unknown keyword, or a value of the wrong kind. node is an object. */

@@ -29,11 +29,11 @@ static em_expr quoted(em_gr_build *b, const em_dfa *content)
     return em_ex_list(b, EM_EX_SEQ, (em_expr[3]){text(b, "\""), em_dfa_expr(b, content), text(b, "\"")}, 3);
 }
 
-/* *content becomes what it was and matches x too. */
-static void narrow(em_gr_build *b, em_dfa *content, em_expr x)
+/* *content becomes what it was and matches x too. alone: nothing else will be said about it. */
+static void narrow(em_gr_build *b, em_dfa *content, em_expr x, bool alone)
 {
     em_dfa more = {0}, both = {0};
-    if (em_dfa_of_expr(b, x, &more))
+    if (em_dfa_of_expr(b, x, alone, &more))
         return;
     if (!content->n) {
         *content = more;
@@ -52,20 +52,23 @@ static em_expr spelled_string(em_schema *s, const em_keywords *kw)
     em_gr_build *b = s->b;
     em_dfa content = {0};
     uint32_t pattern = kw->at[EM_KW_PATTERN], format = kw->at[EM_KW_FORMAT], min = 0, max = EM_EX_ENDLESS;
+    bool lengths = kw->given & (1u << EM_KW_MIN_LENGTH | 1u << EM_KW_MAX_LENGTH);
     if (pattern != EM_JNODE_NONE)
-        narrow(b, &content, em_regex_expr(b, "pattern", em_jtree_value(&s->tree, pattern),
-                                          s->tree.nodes[pattern].value_len, EM_REGEX_IN_JSON));
+        narrow(b, &content,
+               em_regex_expr(b, "pattern", em_jtree_value(&s->tree, pattern), s->tree.nodes[pattern].value_len,
+                             EM_REGEX_IN_JSON),
+               !lengths && format == EM_JNODE_NONE);
     if (format != EM_JNODE_NONE && !b->rc) {
         const char *known = em_format_pattern(em_jtree_value(&s->tree, format), s->tree.nodes[format].value_len);
         if (!known)
-            em_schema_fault(s, format, "The format at %s is not supported; docs/structured_output.md lists those that are.");
+            em_schema_fault(s, format,
+                            "The format at %s is not supported; docs/structured_output.md lists those that are.");
         else
-            narrow(b, &content, em_regex_expr(b, "format", known, strlen(known), EM_REGEX_IN_JSON));
+            narrow(b, &content, em_regex_expr(b, "format", known, strlen(known), EM_REGEX_IN_JSON), false);
     }
-    bool lengths = kw->given & (1u << EM_KW_MIN_LENGTH | 1u << EM_KW_MAX_LENGTH);
     if (lengths && em_schema_count(s, kw, EM_KW_MIN_LENGTH, b->lim.repeat, false, &min) &&
         em_schema_count(s, kw, EM_KW_MAX_LENGTH, b->lim.repeat, false, &max))
-        narrow(b, &content, min > max ? EM_EXPR_NEVER : em_ex_repeat(b, any_character(b), min, max));
+        narrow(b, &content, min > max ? EM_EXPR_NEVER : em_ex_repeat(b, any_character(b), min, max), false);
     em_expr x = b->rc ? EM_EXPR_NEVER : quoted(b, &content);
     em_dfa_done(&content);
     return x;
@@ -188,7 +191,8 @@ static bool is_required(const object_shape *o, const char *key, size_t len)
     if (o->required == EM_JNODE_NONE)
         return false;
     for (uint32_t i = t->nodes[o->required].first; i != EM_JNODE_NONE && em_gr_step(o->s->b, 1); i = t->nodes[i].next)
-        if (t->nodes[i].type == EM_JSON_STRING && t->nodes[i].value_len == len && !memcmp(em_jtree_value(t, i), key, len))
+        if (t->nodes[i].type == EM_JSON_STRING && t->nodes[i].value_len == len &&
+            !memcmp(em_jtree_value(t, i), key, len))
             return true;
     return false;
 }
@@ -225,8 +229,8 @@ static em_expr other_key(object_shape *o)
     em_expr any = em_ex_repeat(b, any_character(b), 0, EM_EX_ENDLESS);
     em_expr all = em_ex_list(b, EM_EX_SEQ, (em_expr[3]){text(b, "\""), any, text(b, "\"")}, 3), x = EM_EXPR_NEVER;
     em_dfa strings = {0}, named = {0}, others = {0};
-    if (!em_dfa_of_expr(b, all, &strings) &&
-        !em_dfa_of_expr(b, em_ex_list(b, EM_EX_ALT, o->keys.v, o->keys.n), &named) &&
+    if (!em_dfa_of_expr(b, all, false, &strings) &&
+        !em_dfa_of_expr(b, em_ex_list(b, EM_EX_ALT, o->keys.v, o->keys.n), false, &named) &&
         !em_dfa_combine(b, &strings, &named, EM_DFA_AND_NOT, &others))
         x = em_dfa_expr(b, &others);
     em_dfa_done(&strings);
@@ -266,7 +270,8 @@ static void add_required(object_shape *o, em_expr others)
         if (named)
             continue;
         if (others == EM_EXPR_NEVER) {
-            em_schema_fault(o->s, i, "The property required at %s is not among the properties, and no others are allowed.");
+            em_schema_fault(o->s, i,
+                            "The property required at %s is not among the properties, and no others are allowed.");
             return;
         }
         add_member(o, key, len, others, true);

@@ -13,13 +13,18 @@ typedef struct subset {
     em_gr_u32s members; /* of all sets */
     em_gr_u32s set_at;  /* [dfa.n + 1] */
     em_gr_index index;
-    uint32_t *seen;     /* [nfa states] stamp of the last closure that met it */
+    uint32_t *seen; /* [nfa states] stamp of the last closure that met it */
     uint32_t stamp;
     em_gr_u32s stack, current;
     em_gr_u32s targets; /* by interval of bytes */
     em_gr_u32s pending; /* edge numbers of the set being expanded */
     uint32_t n_ranges, n_calls;
+    bool may_fork, forks;
+    uint64_t fork_steps; /* of the build: when they are reached, no more sets are merged */
 } subset;
+
+/* An automaton that passes one of these goes on as it is, without merging: larger ones tend to explode. */
+enum { FORK_STATES = 20000, FORK_STEPS = 20000000 };
 
 static bool set_equal(const void *ctx, uint32_t element, const void *key)
 {
@@ -208,6 +213,14 @@ static int expand_bytes(subset *s)
     return 0;
 }
 
+static int add_call(subset *s, em_dfa_call call)
+{
+    if (em_gr_grow(&s->dfa.calls, &s->dfa.cap_calls, (size_t)s->n_calls + 1, sizeof(call)))
+        return em_gr_no_memory(s->b);
+    s->dfa.calls[s->n_calls++] = call;
+    return 0;
+}
+
 /* `pending` has the call edges, sorted by callee: one call for each, returning to where any of its edges leads. */
 static int expand_calls(subset *s)
 {
@@ -220,11 +233,8 @@ static int expand_calls(subset *s)
         if (closure(s, s->targets.v, s->targets.n, false, false))
             return s->b->rc;
         em_dfa_call call = {.callee = callee, .ret = set_state(s)};
-        if (call.ret == UINT32_MAX)
+        if (call.ret == UINT32_MAX || add_call(s, call))
             return s->b->rc;
-        if (em_gr_grow(&s->dfa.calls, &s->dfa.cap_calls, (size_t)s->n_calls + 1, sizeof(call)))
-            return em_gr_no_memory(s->b);
-        s->dfa.calls[s->n_calls++] = call;
     }
     return 0;
 }
@@ -251,10 +261,28 @@ static int compare_by_callee(const void *x, const void *y, void *ctx)
     return a < b ? -1 : a > b;
 }
 
+/* Instead of merging: on with every member by itself. */
+static int expand_fork(subset *s, uint32_t set)
+{
+    uint32_t n = s->set_at.v[set + 1] - s->set_at.v[set];
+    for (uint32_t i = 0; i < n && em_gr_step(s->b, 1); i++) {
+        s->current.n = 0;
+        if (em_gr_push(&s->current, s->members.v[s->set_at.v[set] + i]))
+            return em_gr_no_memory(s->b);
+        em_dfa_call call = {.callee = EM_DFA_FORK, .ret = set_state(s)};
+        if (call.ret == UINT32_MAX || add_call(s, call))
+            return s->b->rc;
+    }
+    return s->b->rc;
+}
+
 static int expand(subset *s, uint32_t set)
 {
     s->dfa.range_at[set] = s->n_ranges;
     s->dfa.call_at[set] = s->n_calls;
+    s->forks |= s->may_fork && (s->dfa.n >= FORK_STATES || s->b->steps >= s->fork_steps);
+    if (s->forks && s->set_at.v[set + 1] - s->set_at.v[set] > 1)
+        return expand_fork(s, set);
     if (collect(s, set, EM_NFA_RANGE) || expand_bytes(s) || collect(s, set, EM_NFA_CALL))
         return s->b->rc;
     if (s->pending.n > 1)
@@ -262,9 +290,20 @@ static int expand(subset *s, uint32_t set)
     return expand_calls(s);
 }
 
-int em_dfa_init(em_gr_build *b, const em_nfa *nfa, const bool *nullable, uint32_t max_states, em_dfa *ret_dfa)
+static bool calls_something(const em_nfa *nfa)
+{
+    for (uint32_t i = 0; i < nfa->n_edges; i++)
+        if (nfa->edges[i].kind == EM_NFA_CALL)
+            return true;
+    return false;
+}
+
+int em_dfa_init(em_gr_build *b, const em_nfa *nfa, const bool *nullable, uint32_t max_states, bool forks,
+                em_dfa *ret_dfa)
 {
     subset s = {.b = b, .nfa = nfa, .nullable = nullable, .max_states = max_states};
+    s.may_fork = forks && !calls_something(nfa);
+    s.fork_steps = b->steps + FORK_STEPS;
     s.seen = calloc(nfa->n_states, sizeof(*s.seen));
     if (!s.seen || em_gr_push(&s.set_at, 0))
         em_gr_no_memory(b);

@@ -13,7 +13,7 @@ static uint32_t plain_chars(const uint8_t *s, uint32_t n)
     uint32_t chars = 0, cp;
     for (uint32_t i = 0; i < n; chars++) {
         int len = em_utf8_decode(s + i, n - i, &cp);
-        if (len <= 0 || cp < 0x20 || cp == '"' || cp == '\\')
+        if (len <= 0 || cp < 0x20 || cp == '"' || cp == '\\' || cp == 0x2028 || cp == 0x2029)
             return 0;
         i += (uint32_t)len;
     }

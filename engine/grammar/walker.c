@@ -4,9 +4,10 @@
 #include <string.h>
 
 enum {
-    MAX_SETS = 8192,            /* remembered from one walk to the next */
+    MAX_SETS = 8192,             /* remembered from one walk to the next */
     MAX_SETS_ON_THE_WAY = 16384, /* in one walk; then all but those on the path are forgotten */
     ROW = 256,
+    COST_OF_READING = 32, /* steps */
 };
 
 static bool set_equal(const void *ctx, uint32_t element, const void *key)
@@ -105,6 +106,7 @@ void em_walker_done(em_walker *w)
 
 int em_walker_begin(em_walker *w, uint32_t max_depth)
 {
+    w->n_walks++;
     if (w->n_sets <= MAX_SETS && w->max_depth == max_depth)
         return 0;
     w->max_depth = max_depth;
@@ -206,9 +208,8 @@ int em_walker_walk(em_walker *w, uint32_t from, uint32_t to, uint32_t depth, uin
     int rc = 0;
     path[depth] = start;
     for (uint32_t i = from, next; i < to && !rc; i = next) {
-        uint32_t at = path[v->depth[i]], n = w->sets[at].n, set = w->rows[(size_t)at * ROW + v->byte[i]];
-        out->steps += 1 + (uint64_t)n * (16 + n) / 17;
-        if (out->steps > out->max_steps)
+        uint32_t at = path[v->depth[i]], set = w->rows[(size_t)at * ROW + v->byte[i]];
+        if (++out->steps > out->max_steps)
             return -E2BIG;
         if (set == UINT32_MAX) {
             if (w->n_sets >= MAX_SETS_ON_THE_WAY)
@@ -223,6 +224,10 @@ int em_walker_walk(em_walker *w, uint32_t from, uint32_t to, uint32_t depth, uin
             continue;
         }
         path[v->depth[i] + 1] = set;
+        if (w->sets[set].walk != w->n_walks) {
+            w->sets[set].walk = w->n_walks;
+            out->steps += COST_OF_READING * (uint64_t)w->sets[set].n;
+        }
         rc = arrive(w, i, &w->sets[set], out, &next);
     }
     return rc;

@@ -13,27 +13,30 @@ typedef struct em_reading_set {
     bool ends;        /* one of them has left what the walk began in */
     bool goes_on;     /* one of them can take a byte */
     bool takes_plain; /* one of them takes any plain token */
+    uint32_t walk;    /* number of the last walk that met it */
 } em_reading_set;
 
 typedef struct em_walker {
     const em_automaton *a;
     const em_grammar_vocab *vocab;
-    em_stacks stacks;    /* their bottom: where the walk began */
+    em_stacks stacks; /* their bottom: where the walk began */
     em_reading *pool;
     uint32_t n_pool, cap_pool;
     em_reading_set *sets;
     uint32_t n_sets, cap_sets;
-    uint32_t *rows;      /* [n_sets][256] set after a byte; UINT32_MAX: not known yet */
+    uint32_t *rows; /* [n_sets][256] set after a byte; UINT32_MAX: not known yet */
     uint32_t cap_rows;
     em_gr_index index;
     em_readings scratch; /* the set being made */
     uint32_t max_depth;
+    uint32_t n_walks; /* begun so far */
 } em_walker;
 
 int em_walker_init(em_walker *w, const em_automaton *a, const em_grammar_vocab *vocab);
 void em_walker_done(em_walker *w);
 
-/* Forgets what was met if it has become much, or if the limit of stacks changes. Sets made before are void. */
+/* Before the walks of one mask: forgets what was met if it has become much, or if the limit of stacks changes. Sets made
+ * before are void. */
 int em_walker_begin(em_walker *w, uint32_t max_depth);
 
 /* Gives the memory of what was met back. */
@@ -47,7 +50,7 @@ typedef struct em_walk {
     em_gr_u32s ids;   /* allowed tokens; one may come twice */
     em_gr_u32s exits; /* nodes with more below at which the walk's own rule has ended: go on behind it from there */
     uint32_t reach;   /* deepest stack needed */
-    uint64_t steps;   /* done, in readings */
+    uint64_t steps;   /* done: nodes, and for every set that is met a number per reading, whether it is known or not */
     uint64_t max_steps;
 } em_walk;
 
