@@ -90,9 +90,9 @@ static int apply_file(em_config *c, em_error *err)
 
 /* --- the environment: the only place that reads it ------------------------------------------------------------ */
 
-static void env_name(const em_option *o, char *buf, size_t cap)
+void em_config_variable(const char *name, char *buf, size_t cap)
 {
-    snprintf(buf, cap, ENV_PREFIX "%s", o->name);
+    snprintf(buf, cap, ENV_PREFIX "%s", name);
     for (char *p = buf; *p; p++)
         *p = *p == '-' ? '_' : *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
 }
@@ -113,7 +113,7 @@ static int apply_environment(em_config *c, char **env, const char *only, em_erro
         const em_option *o = &em_options[i];
         if ((strcmp(o->name, "config") == 0) != (only != NULL))
             continue; /* the file must be known before the rest is read */
-        env_name(o, name, sizeof(name));
+        em_config_variable(o->name, name, sizeof(name));
         const char *value = env_get(env, name);
         /* Kubernetes gives every container ENGRAMD_PORT=tcp://... when a service is called engramd */
         if (!value || !*value || (strcmp(o->name, "port") == 0 && strncmp(value, "tcp://", 6) == 0))
@@ -254,7 +254,7 @@ void em_config_help(FILE *out, em_command command)
             fprintf(out, " [%s]", o->dflt);
         fprintf(out, "\n");
     }
-    env_name(em_option_find("port", 4), name, sizeof(name));
+    em_config_variable("port", name, sizeof(name));
     fprintf(out, "Strength: defaults, then the file of --config, then the environment (%s=9000), then flags.\n", name);
     fprintf(out, "Sizes take K, M, G and T; lists take commas or repetition; times are seconds.\n");
 }

@@ -86,6 +86,8 @@ typedef enum em_source { EM_SOURCE_DEFAULT, EM_SOURCE_FILE, EM_SOURCE_ENVIRONMEN
 int em_config_load(em_command command, int argc, char **argv, char **env, em_config **ret_config, em_error *err);
 em_config *em_config_free(em_config *c); /* NULL is fine; returns NULL */
 
+/* ENGRAMD_NAME, the variable of an option. */
+void em_config_variable(const char *name, char *buf, size_t cap);
 bool em_config_is_set(const em_config *c, const char *name); /* by any source but the defaults */
 
 /* All values in effect that the command uses, a few log lines at the given level (an em_log_level). */
