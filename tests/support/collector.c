@@ -143,6 +143,7 @@ static void on_event(void *ctx, em_event *ev)
     }
     r->prompt_tokens = ev->prompt_tokens;
     r->completion_tokens = ev->completion_tokens;
+    r->cached_tokens = ev->cached_tokens;
     c->open_step = true;
     if (c->fn)
         c->fn(c->fn_ctx, ev);

@@ -14,6 +14,7 @@ typedef struct choice_result {
     int32_t n_events; /* EM_EVENT_TEXT */
     em_finish finish;
     int32_t prompt_tokens, completion_tokens;
+    int32_t cached_tokens; /* of the last event; no part of the answer */
     char error[256];
 } choice_result;
 

@@ -46,16 +46,21 @@ collector *rig_run(em_engine *e, em_request *r)
     return c;
 }
 
-em_engine *rig_open(const stub_model *stub, int32_t max_seqs, int32_t max_batch_tokens, int32_t max_queue)
+em_engine *rig_open_with(const stub_model *stub, em_engine_opts opts)
 {
     stub_model_set(stub);
-    em_engine_opts opts = {
-        .model_dir = "stub", .max_seqs = max_seqs, .max_batch_tokens = max_batch_tokens, .max_queue = max_queue};
+    opts.model_dir = "stub";
     em_engine *e = NULL;
     em_error err = {.text = ""};
     int rc = em_engine_open(&opts, &e, &err);
     ck_assert_msg(rc == 0, "open: %s", err.text);
     return e;
+}
+
+em_engine *rig_open(const stub_model *stub, int32_t max_seqs, int32_t max_batch_tokens, int32_t max_queue)
+{
+    return rig_open_with(
+        stub, (em_engine_opts){.max_seqs = max_seqs, .max_batch_tokens = max_batch_tokens, .max_queue = max_queue});
 }
 
 void rig_hash_logits(void *ctx, const int32_t *tokens, int32_t n, float *row)

@@ -19,6 +19,7 @@ collector *rig_run(em_engine *e, em_request *r);
 
 /* Opens an engine over the stub; the test fails when that fails. */
 em_engine *rig_open(const stub_model *stub, int32_t max_seqs, int32_t max_batch_tokens, int32_t max_queue);
+em_engine *rig_open_with(const stub_model *stub, em_engine_opts opts); /* the folder is filled in */
 
 /* Pseudo-random logits of the whole sequence so far: any mix-up of tokens changes them. */
 void rig_hash_logits(void *ctx, const int32_t *tokens, int32_t n, float *row);
