@@ -493,7 +493,7 @@ START_TEST(stream_is_whole)
         "{" M "," TOOLS ",\"n\":2,\"parallel_tool_calls\":false}",
     };
     srandom((unsigned)test_seed(5));
-    for (int round = 0; round < 600; round++) {
+    for (int round = 0; round < 300; round++) {
         step steps[MAX_STEPS];
         size_t n = random_steps(steps);
         player a, b;
