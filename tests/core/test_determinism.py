@@ -98,12 +98,25 @@ class Determinism(harness.Case):
         """Just enough blocks for the longest request: everybody else is in its way, sequences get thrown out."""
         n = len(self.bodies)
         options = probe.cache_for(self.longest + 128)
-        values = self.run_all("shuffled, smallest cache", ["--threads", "2", *options], n, self.shuffled(n))
+        self.run_all("shuffled, smallest cache", ["--threads", "2", *options], n, self.shuffled(n))
+
+    def test_preemption(self):
+        """Sequences that begin small and grow beyond what there is: some must be thrown out and computed again."""
+        rng = random.Random(SEED + 2)
+        bodies = [{"prompt": workload.some_ids(rng, rng.randint(30, 60)), "max_tokens": 100 if quick else 200, "seed": i, "n": 1 + i % 2,
+                   "temperature": i % 2, "logprobs": i % 3, "ignore_eos": True, "stream": i % 4 == 0} for i in range(24)]
+        with harness.Server("--threads", "1", *QUIET) as s:
+            alone = swarm.ask_all(s.port, bodies)
+        with harness.Server("--threads", "2", "--max-model-len", "512", *probe.cache_for(512), *QUIET) as s:
+            together = swarm.ask_all(s.port, bodies, self.shuffled(len(bodies)), len(bodies), timeout=300)
+            values = probe.metrics(s)
+            self.assertEqual(0, s.stop(), s.text())
+        for i, (a, b) in enumerate(zip(alone, together)):
+            self.assertEqual(200, b.status)
+            self.assertEqual(a.choices(), b.choices(), "request %d of seed %d" % (i, SEED))
         preempted = values and probe.metric(values, "vllm:num_preemptions_total")
-        if preempted is None:
-            print("no metric vllm:num_preemptions_total: whether sequences were preempted is not known")
-        else:
-            print("%d preemptions" % preempted)
+        print("preemptions: %s" % ("not told" if preempted is None else "%d" % preempted))
+        if preempted is not None:
             self.assertGreater(preempted, 0)
 
     def test_prefix_hits(self):
