@@ -18,7 +18,7 @@
 #include "server/model_dir.h"
 #include "server/progress.h"
 
-#define READ_BYTES (1u << 20)        /* taken from the file at a time */
+#define READ_BYTES (32u << 10)       /* taken from the file at a time */
 #define MAX_UNCUT_BYTES (256u << 20) /* of a text without a place to cut it */
 
 static const char usage[] =
