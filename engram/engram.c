@@ -92,10 +92,10 @@ em_engram_tier em_engram_tier_of(const em_engram *g)
     return g->tables.tier;
 }
 
-void em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
-                         uint8_t *scales)
+int em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
+                        uint8_t *scales)
 {
-    em_tables_copy_rows(&g->tables, table_idx, row_id, n, codes, scales);
+    return em_tables_copy_rows(&g->tables, table_idx, row_id, n, codes, scales);
 }
 
 void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table *ret_table)
@@ -148,9 +148,10 @@ int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_r
 {
     if (table_idx < 0 || table_idx >= t->gather->tables->n_tables)
         return -EINVAL;
-    em_gather_wait(t->gather, t, table_idx);
-    em_engram_peek(t, table_idx, ret_rows);
-    return 0;
+    int rc = em_gather_wait(t->gather, t, table_idx);
+    if (!rc)
+        em_engram_peek(t, table_idx, ret_rows);
+    return rc;
 }
 
 em_engram_ticket *em_engram_release(em_engram_ticket *t)

@@ -41,6 +41,7 @@ typedef enum em_engram_tier {
     EM_ENGRAM_TIER_RAM,  /* copied once into memory of the library's own, huge pages where there are any */
     EM_ENGRAM_TIER_MMAP, /* rows read from the caller's mapping (page cache), random-access advice */
     EM_ENGRAM_TIER_SHARED, /* one copy per machine: a file in shared_dir that all processes map, see em_engram_opts */
+    EM_ENGRAM_TIER_NVME, /* rows read from their files when they are asked for, scales in memory; see em_engram_opts */
 } em_engram_tier;
 
 /* Memory for tables and staging, e.g. page-locked memory of a device. alloc returns NULL on failure; the memory is
@@ -51,15 +52,16 @@ typedef struct em_engram_mem {
     void *ctx;
 } em_engram_mem;
 
-/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. With the ram and the
- * shared tier it may go when em_engram_open has returned: nothing reads it afterwards. */
+/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. With the ram, the
+ * shared and the nvme tier it may go when em_engram_open has returned: nothing reads it afterwards. */
 typedef struct em_engram_source {
     int32_t layer;         /* backbone layer number: seeds the multipliers */
     int64_t n_rows;        /* at least the sum of the table's primes */
-    const uint8_t *codes;  /* [n_rows, row_bytes] */
+    const uint8_t *codes;  /* [n_rows, row_bytes]; not looked at by the nvme tier */
     const uint8_t *scales; /* [n_rows, head_dim / 32] UE8M0 or [n_rows] float32; NULL unless FP8 or INT8 */
-    /* The files that hold the two arrays, and where in them; the library keeps descriptors of its own. 0: not told. A
-     * shared copy is found again by its sources' files; without them by a checksum over all rows. */
+    /* The files that hold the two arrays, and where in them; the library keeps descriptors of its own. 0: not told. The
+     * nvme tier reads codes there. A shared copy is found again by its sources' files; without them by a checksum over
+     * all rows. */
     int codes_fd, scales_fd;
     uint64_t codes_offset, scales_offset;
 } em_engram_source;
@@ -84,11 +86,12 @@ typedef struct em_engram_opts {
     em_engram_tier tier;
     int32_t max_tokens;    /* most tokens in one ask */
     int32_t max_tickets;   /* tickets that can be out at a time; ask fails with -EAGAIN beyond */
-    int32_t n_threads;     /* gather threads; 0 means 1 */
+    int32_t n_threads;     /* gather threads; 0 means 1. Where the nvme tier must do without io_uring it has 48 or more */
     em_engram_mem mem;     /* alloc NULL: plain memory */
     /* shared tier: an existing folder, best one in memory; NULL: /dev/shm. Open waits while another process fills the
      * copy. The file stays there after close, for the next process; only its owner can use it. */
     const char *shared_dir;
+    uint64_t cache_bytes;  /* nvme tier: memory for rows that were read lately; 0: none */
     /* Trust nothing: a shared copy is used only when its rows still have the checksum they were written with. */
     bool verify;
     /* while the ram tier is filled, on the thread that opens; the last call says done == total; may be NULL */
@@ -142,7 +145,7 @@ em_engram *em_engram_close(em_engram *g);
 const em_engram_hash *em_engram_table_hash(const em_engram *g, int32_t table_idx);
 em_engram_tier em_engram_tier_of(const em_engram *g); /* never AUTO */
 
-/* The whole table as the tier holds it, for a consumer that reads host memory itself. */
+/* The whole table as the tier holds it, for a consumer that reads host memory itself; no codes in the nvme tier. */
 typedef struct em_engram_table {
     const uint8_t *codes;  /* [n_rows, row_bytes] */
     const uint8_t *scales; /* [n_rows, scale_bytes] or NULL */
@@ -152,8 +155,8 @@ typedef struct em_engram_table {
 void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table *ret_table);
 
 /* Copies n rows side by side on the calling thread, without a ticket: codes [n, row_bytes], scales [n, scale_bytes] or
- * NULL as the view says. The ids must be inside the table. */
-void em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
+ * NULL as the view says. The ids must be inside the table. 0, or -EIO: the nvme tier could not read a row. */
+int em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
                          uint8_t *scales);
 
 /* Asks for the rows of n_tokens tokens in all tables: hashes on the calling thread, queues the gather, returns at
@@ -163,18 +166,22 @@ void em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *r
  * -EINVAL: n_tokens < 1 or > max_tokens, or a class is not in 0 .. n_classes - 1; -EAGAIN: all tickets are out. */
 int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engram_ticket **ret_ticket);
 
+#define EM_ENGRAM_READY 1u
+#define EM_ENGRAM_FAILED 2u /* some row could not be read: take says why, what lies there means nothing */
+
 /* The rows of one table, side by side. */
 typedef struct em_engram_rows {
     int32_t n_tokens, n_cols;
     const uint8_t *codes;   /* [n_tokens, n_cols, row_bytes]: the input of wkv, still packed */
     const uint8_t *scales;  /* [n_tokens, n_cols, head_dim / 32] UE8M0 or [n_tokens, n_cols] float32, else NULL */
     const int64_t *row_id;  /* [n_tokens, n_cols] */
-    const uint32_t *ready;  /* becomes 1 (release order) when codes and scales are in place: a device stream can wait
-                             * for this word; it lies in memory of the em_engram_mem pair */
+    const uint32_t *ready;  /* becomes EM_ENGRAM_READY (release order) when codes and scales are in place: a device
+                             * stream can wait for this word; it lies in memory of the em_engram_mem pair */
 } em_engram_rows;
 
 /* Waits until the rows of one table are there (normally they are) and gives them out; they live until release. A
- * gather that nobody has begun is done by the caller itself instead of waiting. 0, or -EINVAL: no such table. */
+ * gather that nobody has begun is done by the caller itself instead of waiting, but for reads from a disk. 0; -EINVAL: no
+ * such table; -EIO: a row could not be read (nvme tier), the ticket's other tables may be fine. */
 int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows);
 
 /* The same without waiting: for a consumer that waits on `ready` itself. */
@@ -188,6 +195,11 @@ typedef struct em_engram_stats {
     uint64_t tokens, rows, bytes;      /* asked for, over all tables */
     uint64_t waits, wait_ns;           /* take calls that found rows missing, and how long they waited */
     uint64_t lead_ns;                  /* sum over (ticket, table) of the time rows were ready before they were taken */
+    /* nvme tier. What threads have brought: rows without those wanted twice in a bucket and ask; of them found in the
+     * cache, and read; bytes of the blocks read; buckets of asks in which a row could not be read */
+    uint64_t rows_unique, rows_cached, rows_read, read_bytes, read_errors;
+    uint32_t most_in_flight;           /* reads at a time, ever */
+    bool io_uring;                     /* false: it is forbidden here, threads read instead */
     uint64_t table_bytes, resident_bytes; /* of all tables; resident: in memory of our own, or in the page cache now */
 } em_engram_stats;
 /* resident_bytes is sampled: may take milliseconds. */

@@ -1,4 +1,5 @@
-/* All of the library's locking.
+/* All of the library's locking, but for the row cache of the nvme tier, whose lock is a leaf, too, and never taken with
+ * this one held.
  *
  * One mutex per gather, a leaf: nothing is called while it is held but the clock and the condition variables, so there
  * is no order to keep. It guards the queue, the free list and the counts of every ticket. What a ticket's arrays hold
@@ -11,17 +12,14 @@
 #include "engram/thread.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #define CHUNK_ROWS 256  /* about 10 us of copying: long against the lock, short against a wait */
 #define INLINE_ROWS 128 /* about 5 us of copying: no more than waking a thread takes */
-
-typedef struct em_chunk {
-    em_engram_ticket *ticket;
-    int32_t table_idx;
-    size_t first_row, n_rows;
-} em_chunk;
+#define RING_THREADS 2  /* by default: while one waits for its reads the other takes what is asked meanwhile */
+#define READ_THREADS 48 /* without io_uring a thread has one read in flight; a token of the released model wants 48 */
 
 static uint64_t now_ns(void)
 {
@@ -65,14 +63,23 @@ static void free_push(em_gather *g, em_engram_ticket *t)
 
 /* --- chunks; claim and finish with the lock held, copy without ------------------------------------------------- */
 
+static bool by_columns(const em_gather *g)
+{
+    return g->tables->tier == EM_ENGRAM_TIER_NVME;
+}
+
 static bool claim_of_part(em_gather *g, em_engram_ticket *t, int32_t table_idx, em_chunk *ret_chunk)
 {
     em_part *part = &t->part[table_idx];
     if (part->next_chunk == part->n_chunks)
         return false;
 
-    size_t first = (size_t)part->next_chunk++ * CHUNK_ROWS, rest = (size_t)part->n_rows - first;
-    *ret_chunk = (em_chunk){t, table_idx, first, rest < CHUNK_ROWS ? rest : CHUNK_ROWS};
+    if (by_columns(g)) {
+        *ret_chunk = (em_chunk){t, table_idx, (size_t)part->next_chunk++, (size_t)t->n_tokens, (size_t)g->n_cols};
+    } else {
+        size_t first = (size_t)part->next_chunk++ * CHUNK_ROWS, rest = (size_t)part->n_rows - first;
+        *ret_chunk = (em_chunk){t, table_idx, first, rest < CHUNK_ROWS ? rest : CHUNK_ROWS, 1};
+    }
     t->n_running++;
     if (--t->n_unclaimed == 0)
         queue_remove(g, t);
@@ -97,14 +104,21 @@ static void copy_chunk(const em_gather *g, const em_chunk *chunk)
                         part->scales ? part->scales + chunk->first_row * view->scale_bytes : NULL);
 }
 
-static void finish_chunk(em_gather *g, const em_chunk *chunk)
+static void set_ready(em_part *part)
+{
+    part->ready_ns = now_ns();
+    __atomic_store_n(part->ready, part->error ? EM_ENGRAM_FAILED : EM_ENGRAM_READY, __ATOMIC_RELEASE);
+}
+
+static void finish_chunk(em_gather *g, const em_chunk *chunk, int error)
 {
     em_engram_ticket *t = chunk->ticket;
     em_part *part = &t->part[chunk->table_idx];
 
+    if (error)
+        part->error = error;
     if (++part->n_done == part->n_chunks) {
-        part->ready_ns = now_ns();
-        __atomic_store_n(part->ready, 1, __ATOMIC_RELEASE);
+        set_ready(part);
         if (g->n_waiting)
             pthread_cond_broadcast(&g->done);
     }
@@ -131,7 +145,49 @@ static void *gather_main(void *arg)
         pthread_mutex_unlock(&g->lock);
         copy_chunk(g, &chunk);
         pthread_mutex_lock(&g->lock);
-        finish_chunk(g, &chunk);
+        finish_chunk(g, &chunk, 0);
+    }
+    pthread_mutex_unlock(&g->lock);
+    return NULL;
+}
+
+static void finish_fetched(em_gather *g, const em_fetched *fetched)
+{
+    g->stats.rows_unique += fetched->n_unique;
+    g->stats.rows_cached += fetched->n_cached;
+    g->stats.rows_read += fetched->n_unique - fetched->n_cached;
+    g->stats.read_bytes += fetched->read_bytes;
+    g->stats.read_errors += fetched->error != 0;
+    finish_chunk(g, &fetched->chunk, fetched->error);
+}
+
+/* The nvme tier: chunks go into the reader as long as it has room, so that all rows of an ask are in flight together,
+ * and come out in the order the disk likes. What has begun is brought to its end even when the thread shall stop. */
+static void *fetch_main(void *arg)
+{
+    em_fetcher *fetcher = arg;
+    em_gather *g = fetcher->gather;
+    em_reader *reader = &fetcher->reader;
+    em_fetched fetched;
+    em_chunk chunk;
+
+    pthread_mutex_lock(&g->lock);
+    while (!g->stop || !em_reader_is_idle(reader)) {
+        if (!g->stop && em_reader_has_room(reader) && claim_next(g, &chunk)) {
+            pthread_mutex_unlock(&g->lock);
+            em_reader_begin(reader, &chunk);
+        } else if (em_reader_is_idle(reader)) {
+            g->n_idle++;
+            pthread_cond_wait(&g->work, &g->lock);
+            g->n_idle--;
+            continue;
+        } else {
+            pthread_mutex_unlock(&g->lock);
+            em_reader_wait(reader);
+        }
+        pthread_mutex_lock(&g->lock);
+        while (em_reader_next(reader, &fetched))
+            finish_fetched(g, &fetched);
     }
     pthread_mutex_unlock(&g->lock);
     return NULL;
@@ -164,16 +220,49 @@ void em_gather_close(em_gather *g)
     pthread_cond_destroy(&g->done);
     pthread_cond_destroy(&g->work);
     pthread_mutex_destroy(&g->lock);
+    while (g->n_readers > 0)
+        em_reader_close(&g->fetcher[--g->n_readers].reader);
+    free(g->fetcher);
     em_staging_close(&g->staging);
 }
 
-int em_gather_open(em_gather *g, const em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts,
-                   char *err, size_t err_len)
+static int open_readers(em_gather *g, int32_t n, int32_t max_tokens)
 {
-    int32_t n_threads = opts->n_threads ? opts->n_threads : 1;
+    g->fetcher = calloc((size_t)n, sizeof *g->fetcher);
+    for (; g->fetcher && g->n_readers < n; g->n_readers++) {
+        g->fetcher[g->n_readers].gather = g;
+        if (em_reader_open(&g->fetcher[g->n_readers].reader, &g->tables->disk, max_tokens))
+            break;
+    }
+    return g->n_readers < n ? ENOMEM : 0;
+}
 
+static int32_t threads_wanted(const em_gather *g, const em_engram_opts *opts)
+{
+    if (g->tables->tier != EM_ENGRAM_TIER_NVME)
+        return opts->n_threads ? opts->n_threads : 1;
+    if (g->tables->disk.ring_allowed)
+        return opts->n_threads ? opts->n_threads : RING_THREADS;
+    return opts->n_threads > READ_THREADS ? opts->n_threads : READ_THREADS;
+}
+
+/* 0 or a positive error number; those that have started are for close to stop. */
+static int start_threads(em_gather *g, int32_t n, int32_t max_tokens)
+{
+    bool fetch = g->tables->tier == EM_ENGRAM_TIER_NVME;
+    int rc = fetch ? open_readers(g, n, max_tokens) : 0;
+    for (; !rc && g->n_threads < n; g->n_threads += !rc)
+        rc = em_thread_start(&g->thread[g->n_threads], "em-engram", fetch ? fetch_main : gather_main,
+                             fetch ? (void *)&g->fetcher[g->n_threads] : g);
+    return rc;
+}
+
+int em_gather_open(em_gather *g, em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
+                   size_t err_len)
+{
     memset(g, 0, sizeof *g);
     g->tables = tables;
+    g->stats.io_uring = tables->disk.ring_allowed;
     g->n_cols = (spec->max_order - 1) * spec->n_heads;
     int rc = em_staging_open(&g->staging, spec, opts, err, err_len);
     if (rc)
@@ -184,8 +273,8 @@ int em_gather_open(em_gather *g, const em_tables *tables, const em_engram_spec *
     }
 
     init_locks(g);
-    for (; !rc && g->n_threads < n_threads; g->n_threads += !rc)
-        rc = em_thread_start(&g->thread[g->n_threads], "em-engram", gather_main, g);
+    int32_t n_threads = threads_wanted(g, opts);
+    rc = start_threads(g, n_threads, opts->max_tokens);
     if (rc) {
         em_gather_close(g);
         return em_engram_fail(err, err_len, -rc, "Engram: cannot start %d gather threads: %s", n_threads, strerror(rc));
@@ -215,8 +304,9 @@ static void reset_parts(em_gather *g, em_engram_ticket *t, int64_t n_rows)
     for (int32_t i = 0; i < g->tables->n_tables; i++) {
         em_part *part = &t->part[i];
         part->n_rows = n_rows;
-        part->n_chunks = (n_rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+        part->n_chunks = by_columns(g) ? g->n_cols : (n_rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
         part->next_chunk = part->n_done = 0;
+        part->error = 0;
         part->taken = false;
         __atomic_store_n(part->ready, 0, __ATOMIC_RELAXED);
     }
@@ -228,10 +318,9 @@ static void copy_inline(em_gather *g, em_engram_ticket *t)
 {
     for (int32_t i = 0; i < g->tables->n_tables; i++) {
         em_part *part = &t->part[i];
-        copy_chunk(g, &(em_chunk){t, i, 0, (size_t)part->n_rows});
+        copy_chunk(g, &(em_chunk){t, i, 0, (size_t)part->n_rows, 1});
         part->next_chunk = part->n_done = part->n_chunks;
-        part->ready_ns = now_ns();
-        __atomic_store_n(part->ready, 1, __ATOMIC_RELEASE);
+        set_ready(part);
     }
 }
 
@@ -264,7 +353,7 @@ void em_gather_submit(em_gather *g, em_engram_ticket *t)
         pthread_cond_signal(&g->work);
 }
 
-void em_gather_wait(em_gather *g, em_engram_ticket *t, int32_t table_idx)
+int em_gather_wait(em_gather *g, em_engram_ticket *t, int32_t table_idx)
 {
     em_part *part = &t->part[table_idx];
     em_chunk chunk;
@@ -272,11 +361,11 @@ void em_gather_wait(em_gather *g, em_engram_ticket *t, int32_t table_idx)
     pthread_mutex_lock(&g->lock);
     if (part->n_done < part->n_chunks) {
         uint64_t begin_ns = now_ns();
-        while (claim_of_part(g, t, table_idx, &chunk)) {
+        while (!by_columns(g) && claim_of_part(g, t, table_idx, &chunk)) {
             pthread_mutex_unlock(&g->lock);
             copy_chunk(g, &chunk);
             pthread_mutex_lock(&g->lock);
-            finish_chunk(g, &chunk);
+            finish_chunk(g, &chunk, 0);
         }
         g->n_waiting++;
         while (part->n_done < part->n_chunks)
@@ -288,7 +377,9 @@ void em_gather_wait(em_gather *g, em_engram_ticket *t, int32_t table_idx)
         g->stats.lead_ns += now_ns() - part->ready_ns;
     }
     part->taken = true;
+    int rc = part->error;
     pthread_mutex_unlock(&g->lock);
+    return rc;
 }
 
 void em_gather_release(em_gather *g, em_engram_ticket *t)
@@ -311,5 +402,6 @@ void em_gather_get_stats(em_gather *g, em_engram_stats *ret_stats)
 {
     pthread_mutex_lock(&g->lock);
     *ret_stats = g->stats;
+    ret_stats->most_in_flight = __atomic_load_n(&g->tables->disk.most_in_flight, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&g->lock);
 }

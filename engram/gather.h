@@ -2,13 +2,20 @@
 #ifndef EM_ENGRAM_GATHER_H
 #define EM_ENGRAM_GATHER_H
 
+#include "engram/reader.h"
 #include "engram/staging.h"
 #include "engram/table.h"
 
 #include <pthread.h>
 
+/* A gather thread of the nvme tier. */
+typedef struct em_fetcher {
+    em_gather *gather;
+    em_reader reader;
+} em_fetcher;
+
 struct em_gather {
-    const em_tables *tables;
+    em_tables *tables;
     em_staging staging;
     int32_t n_cols;
     /* guarded by lock */
@@ -27,17 +34,19 @@ struct em_gather {
     /* used by open and close alone */
     int32_t n_threads;
     pthread_t thread[EM_ENGRAM_MAX_THREADS];
+    int32_t n_readers;
+    em_fetcher *fetcher; /* [n_readers] of the nvme tier, one for each thread; else NULL */
 };
 
 /* `tables` must stay until close; on failure there is nothing to close. */
-int em_gather_open(em_gather *gather, const em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts,
+int em_gather_open(em_gather *gather, em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts,
                    char *err, size_t err_len);
 void em_gather_close(em_gather *gather);
 
 /* A ticket for the caller alone to fill (n_tokens and each part's row_id); NULL when all are out. */
 em_engram_ticket *em_gather_reserve(em_gather *gather);
 void em_gather_submit(em_gather *gather, em_engram_ticket *ticket);
-void em_gather_wait(em_gather *gather, em_engram_ticket *ticket, int32_t table_idx);
+int em_gather_wait(em_gather *gather, em_engram_ticket *ticket, int32_t table_idx);
 void em_gather_release(em_gather *gather, em_engram_ticket *ticket);
 
 void em_gather_get_stats(em_gather *gather, em_engram_stats *ret_stats);

@@ -42,7 +42,7 @@ bool em_prime_test(uint64_t n)
     for (size_t i = 0; i < N_SMALL; i++)
         if (n % small_prime[i] == 0)
             return n == small_prime[i];
-    if (n < 41 * 41)
+    if (n < (uint64_t)41 * 41)
         return n > 1;
 
     int shift = __builtin_ctzll(n - 1);

@@ -60,6 +60,35 @@ size_t em_engram_staging_bytes(const em_engram_spec *spec, int32_t max_tokens, i
     return parts;
 }
 
+static bool alloc_tickets(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts,
+                          const em_layout *layout)
+{
+    staging->ticket = calloc((size_t)opts->max_tickets, sizeof *staging->ticket);
+    while (staging->ticket && staging->n_tickets < opts->max_tickets) {
+        em_engram_ticket *ticket = &staging->ticket[staging->n_tickets];
+        ticket->block = em_memory_alloc(&staging->mem, staging->block_bytes, EM_PAGES_SMALL);
+        if (!ticket->block)
+            return false;
+        place_parts(ticket, spec, layout);
+        staging->n_tickets++;
+    }
+    return staging->ticket;
+}
+
+/* Plain memory: no device looks at it. */
+static bool alloc_chains(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts)
+{
+    size_t n_rows = (size_t)opts->max_tokens * (size_t)(spec->max_order - 1) * (size_t)spec->n_heads;
+    size_t n_parts = (size_t)opts->max_tickets * (size_t)spec->n_tables;
+
+    if (n_rows >= EM_NO_ROW)
+        return false;
+    staging->same = calloc(n_parts, n_rows * sizeof *staging->same);
+    for (size_t i = 0; staging->same && i < n_parts; i++)
+        staging->ticket[i / (size_t)spec->n_tables].part[i % (size_t)spec->n_tables].same = staging->same + i * n_rows;
+    return staging->same;
+}
+
 int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
                     size_t err_len)
 {
@@ -70,16 +99,8 @@ int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_en
     if (!lay_out(spec, opts->max_tokens, layout, &staging->block_bytes))
         return em_engram_fail(err, err_len, -EINVAL,
                               "Engram: the rows of %d tokens have more bytes than can be addressed", opts->max_tokens);
-    staging->ticket = calloc((size_t)opts->max_tickets, sizeof *staging->ticket);
-    for (int32_t i = 0; staging->ticket && i < opts->max_tickets; i++) {
-        em_engram_ticket *ticket = &staging->ticket[i];
-        ticket->block = em_memory_alloc(&staging->mem, staging->block_bytes, EM_PAGES_SMALL);
-        if (!ticket->block)
-            break;
-        place_parts(ticket, spec, layout);
-        staging->n_tickets = i + 1;
-    }
-    if (staging->n_tickets < opts->max_tickets) {
+    if (!alloc_tickets(staging, spec, opts, layout) ||
+        (opts->tier == EM_ENGRAM_TIER_NVME && !alloc_chains(staging, spec, opts))) {
         em_staging_close(staging);
         return em_engram_fail(err, err_len, -ENOMEM,
                               "Engram: no memory for the rows in flight: %d tickets of %d tokens, %zu bytes each",
@@ -93,6 +114,8 @@ void em_staging_close(em_staging *staging)
     for (int32_t i = 0; i < staging->n_tickets; i++)
         em_memory_free(&staging->mem, staging->ticket[i].block, staging->block_bytes);
     free(staging->ticket);
+    free(staging->same);
     staging->ticket = NULL;
+    staging->same = NULL;
     staging->n_tickets = 0;
 }

@@ -6,19 +6,24 @@
 
 typedef struct em_gather em_gather;
 
+#define EM_NO_ROW UINT32_MAX
+
 /* The rows of one table for one ticket. They are copied in chunks, claimed in order, finished in any order. */
 typedef struct em_part {
     /* set at open; where the rows land */
     uint8_t *codes;  /* [max_tokens * n_cols, row_bytes] */
     uint8_t *scales; /* [max_tokens * n_cols, scale_bytes] or NULL */
     int64_t *row_id; /* [max_tokens * n_cols] */
-    uint32_t *ready; /* the consumer's word: 0, then 1 with release order; never back to 0 before the next ask */
+    uint32_t *same;  /* nvme tier: the next place of the same row, or EM_NO_ROW; else NULL */
+    uint32_t *ready; /* the consumer's word: 0, then EM_ENGRAM_READY or EM_ENGRAM_FAILED with release order; never back
+                      * to 0 before the next ask */
     /* set by ask, then guarded by the gather's lock */
     int64_t n_rows;
     int64_t n_chunks;
     int64_t next_chunk; /* first one nobody has claimed */
     int64_t n_done;
     uint64_t ready_ns; /* when the last chunk was in place */
+    int error;         /* of some row; 0: all are right */
     bool taken;
 } em_part;
 
@@ -41,8 +46,17 @@ struct em_engram_ticket {
     em_engram_ticket *prev; /* in the queue */
 };
 
+/* Some rows of a part, for one thread to bring: first_row, first_row + stride, ... In memory they lie side by side; of a
+ * disk a chunk is a column, that is a bucket, so that a row wanted twice is wanted by the same chunk. */
+typedef struct em_chunk {
+    em_engram_ticket *ticket;
+    int32_t table_idx;
+    size_t first_row, n_rows, stride;
+} em_chunk;
+
 typedef struct em_staging {
     em_engram_ticket *ticket; /* [n_tickets] */
+    uint32_t *same;           /* of all tickets' parts; NULL but in the nvme tier */
     int32_t n_tickets;
     size_t block_bytes; /* of one ticket */
     em_engram_mem mem;

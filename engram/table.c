@@ -28,7 +28,7 @@ static int view_source(em_tables *tables, const em_engram_spec *spec, int32_t ta
         *total > PTRDIFF_MAX)
         return em_engram_fail(err, err_len, -EINVAL,
                               "Engram: the table of layer %d has more bytes than can be addressed", source->layer);
-    if (!view->codes)
+    if (!view->codes && tables->tier != EM_ENGRAM_TIER_NVME)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: the table of layer %d has no rows in memory",
                               source->layer);
     if (view->scale_bytes && !view->scales)
@@ -79,6 +79,32 @@ static int open_ram(em_tables *tables, const em_engram_opts *opts, uint64_t tota
     return 0;
 }
 
+/* Scales into memory of our own, codes stay where they are. */
+static int open_nvme(em_tables *tables, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
+                     size_t err_len)
+{
+    em_fill fill = {.n_arrays = 0};
+    int rc = em_disk_open(&tables->disk, spec, opts, err, err_len);
+
+    for (int32_t t = 0; !rc && t < tables->n_tables; t++) {
+        em_engram_table *view = &tables->view[t], *own = &tables->owned[t];
+        *own = *view;
+        own->codes = own->scales = NULL;
+        if (!own_array(tables, view->scales, (size_t)view->n_rows * view->scale_bytes, &own->scales, &fill))
+            rc = em_engram_fail(err, err_len, -ENOMEM, "Engram: no memory for the scales of the table of layer %d",
+                                spec->table[t].layer);
+        tables->disk.table[t].scales = own->scales;
+    }
+    if (rc) {
+        em_tables_close(tables);
+        return rc;
+    }
+    em_fill_run(&fill, opts);
+    for (int32_t t = 0; t < tables->n_tables; t++)
+        tables->view[t] = tables->owned[t];
+    return 0;
+}
+
 static void advise_views(const em_tables *tables, int advice)
 {
     for (int32_t t = 0; t < tables->n_tables; t++) {
@@ -104,6 +130,7 @@ int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engra
     memset(tables, 0, sizeof *tables);
     tables->n_tables = spec->n_tables;
     tables->mem = opts->mem;
+    tables->tier = opts->tier;
     for (int32_t t = 0; !rc && t < spec->n_tables; t++)
         rc = view_source(tables, spec, t, &total_bytes, err, err_len);
     if (rc)
@@ -114,6 +141,8 @@ int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engra
         return open_ram(tables, opts, total_bytes, err, err_len);
     if (tables->tier == EM_ENGRAM_TIER_SHARED)
         return em_shared_open(&tables->shared, spec, opts, tables->view, err, err_len);
+    if (tables->tier == EM_ENGRAM_TIER_NVME)
+        return open_nvme(tables, spec, opts, err, err_len);
     if (tables->tier != EM_ENGRAM_TIER_MMAP)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: unknown tier %d", (int)tables->tier);
     advise_views(tables, MADV_RANDOM);
@@ -130,13 +159,27 @@ void em_tables_close(em_tables *tables)
         em_memory_free(&tables->mem, (uint8_t *)own->scales, (size_t)own->n_rows * own->scale_bytes);
     }
     em_shared_close(&tables->shared);
+    em_disk_close(&tables->disk);
     memset(tables, 0, sizeof *tables);
 }
 
-void em_tables_copy_rows(const em_tables *tables, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
-                         uint8_t *scales)
+int em_tables_copy_rows(const em_tables *tables, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
+                        uint8_t *scales)
 {
-    em_rows_copy(&tables->view[table_idx], row_id, n, codes, scales);
+    const em_engram_table *view = &tables->view[table_idx];
+    int rc = 0;
+
+    if (tables->tier != EM_ENGRAM_TIER_NVME) {
+        em_rows_copy(view, row_id, n, codes, scales);
+        return 0;
+    }
+    for (size_t i = 0; !rc && i < n; i++) {
+        rc = em_disk_read_row(&tables->disk, table_idx, row_id[i], codes + i * view->row_bytes);
+        if (view->scale_bytes)
+            memcpy(scales + i * view->scale_bytes, view->scales + (size_t)row_id[i] * view->scale_bytes,
+                   view->scale_bytes);
+    }
+    return rc;
 }
 
 bool em_tables_in_memory(const em_tables *tables)
@@ -154,12 +197,13 @@ uint64_t em_tables_bytes(const em_tables *tables)
 
 uint64_t em_tables_resident_bytes(const em_tables *tables)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = tables->tier == EM_ENGRAM_TIER_NVME ? em_row_cache_bytes(&tables->disk.cache) : 0;
     if (tables->tier == EM_ENGRAM_TIER_RAM)
         return em_tables_bytes(tables);
     for (int32_t t = 0; t < tables->n_tables; t++) {
         const em_engram_table *view = &tables->view[t];
-        bytes += em_memory_resident(view->codes, (size_t)view->n_rows * view->row_bytes);
+        if (view->codes)
+            bytes += em_memory_resident(view->codes, (size_t)view->n_rows * view->row_bytes);
         if (view->scales)
             bytes += em_memory_resident(view->scales, (size_t)view->n_rows * view->scale_bytes);
     }
