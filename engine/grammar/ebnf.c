@@ -15,6 +15,7 @@ typedef struct ebnf {
     em_regex_text t;
     uint32_t depth;
     uint32_t rule; /* being read */
+    bool begun;    /* a rule was read */
     em_gr_index names;
     bool *defined; /* by rule number */
     uint32_t cap_defined;
@@ -291,10 +292,11 @@ static void parse_rule(ebnf *e)
     em_gr_build *b = e->t.b;
     name n = peek_name(e);
     if (!begins_rule(e, n)) {
-        em_regex_fault(&e->t, e->n_uses || b->n_rules > 1 ? "has something behind a rule that belongs to none"
-                                                          : "does not begin with a rule (name ::= ...)");
+        em_regex_fault(&e->t, e->begun ? "has something behind a rule that belongs to none"
+                                       : "does not begin with a rule (name ::= ...)");
         return;
     }
+    e->begun = true;
     e->rule = rule_of(e, n);
     if (b->rc)
         return;

@@ -263,7 +263,7 @@ static void add_required(object_shape *o, em_expr others)
             em_schema_fault(o->s, i, "The schema's required name at %s must be a string.");
             return;
         }
-        em_gr_step(o->s->b, o->properties != EM_JNODE_NONE ? t->nodes[o->properties].n / 8 : 0);
+        em_gr_step(o->s->b, o->properties != EM_JNODE_NONE ? t->nodes[o->properties].n / 4 : 0);
         bool named = o->properties != EM_JNODE_NONE && em_jtree_member(t, o->properties, key, len) != EM_JNODE_NONE;
         for (uint32_t j = t->nodes[o->required].first; j != i && !named && em_gr_step(o->s->b, 1); j = t->nodes[j].next)
             named = t->nodes[j].value_len == len && !memcmp(em_jtree_value(t, j), key, len);
@@ -290,7 +290,7 @@ em_expr em_schema_object(em_schema *s, const em_keywords *kw)
     for (; i != EM_JNODE_NONE && !b->rc; i = s->tree.nodes[i].next) {
         const char *key = em_jtree_key(&s->tree, i);
         size_t len = s->tree.nodes[i].key_len;
-        em_gr_step(b, s->tree.nodes[o.properties].n / 8);
+        em_gr_step(b, s->tree.nodes[o.properties].n / 4);
         if (em_jtree_member(&s->tree, o.properties, key, len) == i) /* of twins the last one counts */
             add_member(&o, key, len, em_schema_value(s, i, false), is_required(&o, key, len));
     }
