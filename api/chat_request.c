@@ -15,7 +15,6 @@ typedef struct params {
     int64_t max_tokens, max_completion_tokens; /* -1: not given */
     bool logprobs;
     const em_field *top_logprobs;
-    double presence_penalty, frequency_penalty;
 } params;
 
 static const params defaults = {.gen = {.n = 1, .temperature = 1, .top_p = 1},
@@ -57,8 +56,6 @@ static const em_field_rule rules[] = {
     {"max_completion_tokens", EM_FIELD_READ, .read = read_max_completion_tokens},
     {"logprobs", EM_FIELD_BOOL, AT(logprobs)},
     {"top_logprobs", EM_FIELD_LATER, AT(top_logprobs)},
-    {"presence_penalty", EM_FIELD_REAL, AT(presence_penalty), -2, 2},
-    {"frequency_penalty", EM_FIELD_REAL, AT(frequency_penalty), -2, 2},
     {"modalities", EM_FIELD_READ, .read = read_modalities},
 
     {"audio", EM_FIELD_UNSUPPORTED},
@@ -224,8 +221,6 @@ static int fill(params *p, const em_dialog *d, em_ids *ids, const em_api_context
     c->n_stops = p->gen.n_stops;
     p->gen.stops = NULL;
     p->gen.n_stops = 0;
-    c->presence_penalty = p->presence_penalty;
-    c->frequency_penalty = p->frequency_penalty;
     return 0;
 }
 
@@ -304,14 +299,8 @@ em_chat *em_chat_free(em_chat *c)
 
 int em_chat_check_supported(const em_chat *c, em_api_error *err)
 {
-    const char *param = NULL;
-    if (c->rule.kind != EM_CONSTRAINT_NONE && c->rule.kind != EM_CONSTRAINT_CALL)
-        param = c->rule.param;
-    else if (c->presence_penalty != 0)
-        param = "presence_penalty";
-    else if (c->frequency_penalty != 0)
-        param = "frequency_penalty";
-    if (!param)
+    const char *param = c->rule.param;
+    if (c->rule.kind == EM_CONSTRAINT_NONE || c->rule.kind == EM_CONSTRAINT_CALL)
         return 0;
     return em_api_error_set(err, 400, "unsupported_parameter", param,
                             "%s asks for something that this server cannot keep: leave it out", param);

@@ -19,7 +19,6 @@ typedef struct em_chat {
     em_stop *stops; /* [n_stops] owned; they match content only, so the parser seeks them */
     int32_t n_stops;
     em_constraint rule; /* what the answer must look like; its text is owned */
-    double presence_penalty, frequency_penalty;
 } em_chat;
 
 /* -EINVAL with err filled: malformed JSON, a wrong type, out of range, unknown field or model, prompt too long. */

@@ -48,8 +48,6 @@ static const em_field_rule completion_rules[] = {
     {"add_special_tokens", EM_FIELD_BOOL, AT(add_special_tokens)},
 
     {"suffix", EM_FIELD_UNSUPPORTED},
-    {"presence_penalty", EM_FIELD_UNSUPPORTED, .neutral = "0"},
-    {"frequency_penalty", EM_FIELD_UNSUPPORTED, .neutral = "0"},
     {"response_format", EM_FIELD_UNSUPPORTED},
     {"structured_outputs", EM_FIELD_UNSUPPORTED},
 };

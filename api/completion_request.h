@@ -20,6 +20,7 @@ typedef struct em_api_context {
     int32_t max_n;                /* 128 */
     int32_t max_stops;            /* 16 */
     int32_t max_stop_bytes;       /* of one stop string */
+    int32_t max_logit_bias;       /* <= EM_MAX_LOGIT_BIAS */
     int32_t max_logprobs;         /* <= EM_MAX_LOGPROBS */
     int32_t max_cache_salt_bytes; /* <= EM_REQUEST_MAX_SALT_BYTES */
     int32_t max_depth;            /* nesting of the JSON body, 64 */

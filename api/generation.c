@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "api/logit_fields.h"
 #include "engine/base/clock.h"
 
 #define MAX_TIMEOUT_S 2592000 /* a month */
@@ -179,6 +180,13 @@ static const em_field_rule rules[] = {
     {"priority", EM_FIELD_INT, AT(priority), INT32_MIN, INT32_MAX},
     {"cache_salt", EM_FIELD_READ, .read = read_cache_salt},
     {"timeout", EM_FIELD_READ, .read = read_timeout},
+    {"presence_penalty", EM_FIELD_REAL, AT(presence_penalty), -2, 2},
+    {"frequency_penalty", EM_FIELD_REAL, AT(frequency_penalty), -2, 2},
+    {"repetition_penalty", EM_FIELD_READ, .read = em_read_repetition_penalty},
+    {"logit_bias", EM_FIELD_READ, .read = em_read_logit_bias},
+    {"min_p", EM_FIELD_REAL, AT(min_p), 0, 1},
+    {"min_tokens", EM_FIELD_INT, AT(min_tokens), 0, INT32_MAX},
+    {"stop_token_ids", EM_FIELD_READ, .read = em_read_stop_token_ids},
 
     {"user", EM_FIELD_NO_EFFECT, .what = EM_JSON_STRING},
     {"metadata", EM_FIELD_NO_EFFECT, .what = EM_JSON_OBJECT},
@@ -187,14 +195,9 @@ static const em_field_rule rules[] = {
     {"safety_identifier", EM_FIELD_NO_EFFECT, .what = EM_JSON_STRING},
     {"prompt_cache_key", EM_FIELD_NO_EFFECT, .what = EM_JSON_STRING},
 
-    {"logit_bias", EM_FIELD_UNSUPPORTED, .neutral = "{}"},
     {"prompt_cache_retention", EM_FIELD_UNSUPPORTED},
     /* extensions that other servers have */
-    {"min_p", EM_FIELD_UNSUPPORTED, .neutral = "0"},
-    {"repetition_penalty", EM_FIELD_UNSUPPORTED, .neutral = "1"},
     {"length_penalty", EM_FIELD_UNSUPPORTED, .neutral = "1"},
-    {"min_tokens", EM_FIELD_UNSUPPORTED, .neutral = "0"},
-    {"stop_token_ids", EM_FIELD_UNSUPPORTED, .neutral = "[]"},
     {"include_stop_str_in_output", EM_FIELD_UNSUPPORTED, .neutral = "false"},
     {"skip_special_tokens", EM_FIELD_UNSUPPORTED, .neutral = "true"},
     {"spaces_between_special_tokens", EM_FIELD_UNSUPPORTED, .neutral = "true"},
@@ -228,6 +231,7 @@ static int sampling_of(const em_generation *g, em_sampling *ret, em_api_error *e
     *ret = (em_sampling){.temperature = g->temperature < COLDEST ? 0.0f : (float)g->temperature,
                          .top_p = (float)g->top_p,
                          .top_k = (int32_t)g->top_k,
+                         .min_p = (float)g->min_p,
                          .seed = seed};
     return 0;
 }
@@ -236,6 +240,10 @@ int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t lo
                           em_request **ret_request, em_api_error *err)
 {
     em_sampling sampling;
+    if (g->min_tokens > max_tokens)
+        return em_api_error_set(err, 400, "out_of_range", "min_tokens",
+                                "min_tokens (%lld) must not exceed max_tokens (%lld)", (long long)g->min_tokens,
+                                (long long)max_tokens);
     int r = sampling_of(g, &sampling, err);
     if (r)
         return r;
@@ -248,6 +256,11 @@ int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t lo
     req->ignore_eos = g->ignore_eos;
     req->logprobs = logprobs;
     req->priority = (int32_t)g->priority;
+    req->min_tokens = (int32_t)g->min_tokens;
+    if (em_logit_fields_copy(g, req)) {
+        em_request_free(req);
+        return em_api_no_memory(err);
+    }
     uint64_t timeout =
         g->timeout_ns && (!ctx->timeout_ns || g->timeout_ns < ctx->timeout_ns) ? g->timeout_ns : ctx->timeout_ns;
     req->deadline_ns = timeout ? em_now_ns() + timeout : 0;

@@ -14,6 +14,12 @@ typedef struct em_generation {
     em_stop *stops; /* [n_stops] owned */
     int32_t n_stops;
     bool ignore_eos;
+    double min_p, presence_penalty, frequency_penalty, repetition_penalty;
+    em_logit_bias bias[EM_MAX_LOGIT_BIAS];
+    int32_t n_bias;
+    int64_t min_tokens;
+    int32_t stop_ids[EM_MAX_STOP_TOKEN_IDS];
+    int32_t n_stop_ids;
     int64_t priority;
     uint64_t timeout_ns;                        /* 0: none of its own */
     char cache_salt[EM_REQUEST_MAX_SALT_BYTES]; /* cache_salt_len bytes */
@@ -22,7 +28,7 @@ typedef struct em_generation {
     const em_field *stream_options;
 } em_generation;
 
-#define EM_GENERATION_DEFAULTS ((em_generation){.n = 1, .temperature = 1, .top_p = 1})
+#define EM_GENERATION_DEFAULTS ((em_generation){.n = 1, .temperature = 1, .top_p = 1, .repetition_penalty = 1})
 
 extern const em_field_table em_generation_fields;
 

@@ -20,6 +20,7 @@
 #include "engine/bench.h" /* em_engine_bench */
 #include "engine/histogram.h"
 #include "engine/plan.h" /* em_engine_plan */
+#include "engine/logits.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer.h" /* em_ids */
 
@@ -50,15 +51,15 @@ em_engine *em_engine_close(em_engine *e);
 /* Facts that do not change while the engine is open; strings belong to the engine. */
 typedef struct em_engine_info {
     int32_t vocab_size, max_len;
-    int32_t bos_id, eos_id;   /* -1: none */
-    bool has_tokenizer;       /* false: prompts must be ids, answers have no text */
-    bool add_bos;             /* tokenizer_config.json: add_bos_token */
-    const char *backend;      /* "cpu/avx512" */
+    int32_t bos_id, eos_id; /* -1: none */
+    bool has_tokenizer;     /* false: prompts must be ids, answers have no text */
+    bool add_bos;           /* tokenizer_config.json: add_bos_token */
+    const char *backend;    /* "cpu/avx512" */
     int32_t n_threads, max_seqs, max_batch_tokens;
     uint64_t weight_bytes, table_bytes, kv_bytes; /* memory by kind */
-    int32_t kv_block_tokens;  /* positions of one block of the KV cache */
+    int32_t kv_block_tokens;                      /* positions of one block of the KV cache */
     int32_t n_engram_tables;
-    const char *engram_tier;  /* "ram", "mmap"; "none" without tables */
+    const char *engram_tier; /* "ram", "mmap"; "none" without tables */
 } em_engine_info;
 void em_engine_get_info(const em_engine *e, em_engine_info *ret_info);
 
@@ -85,7 +86,7 @@ typedef struct em_prompt {
 } em_prompt;
 
 typedef struct em_stop {
-    char *text;   /* malloc'd, len >= 1 bytes of UTF-8 */
+    char *text; /* malloc'd, len >= 1 bytes of UTF-8 */
     size_t len;
 } em_stop;
 
@@ -96,20 +97,24 @@ typedef struct em_stop {
 /* What a client asked, immutable after submit. Choices are numbered prompt * n + sample. */
 typedef struct em_request {
     char id[EM_REQUEST_ID_MAX + 1]; /* for logs */
-    em_prompt *prompts;   /* [n_prompts] malloc'd */
-    int32_t n_prompts;    /* >= 1 */
-    int32_t n;            /* samples of each prompt, >= 1 */
-    int32_t max_tokens;   /* of each choice, >= 0; cut to what fits behind each prompt */
-    em_sampling sampling; /* choice number feeds the draw, so samples differ */
-    em_stop *stops;       /* [n_stops] malloc'd: generated text ends before the first match */
+    em_prompt *prompts;             /* [n_prompts] malloc'd */
+    int32_t n_prompts;              /* >= 1 */
+    int32_t n;                      /* samples of each prompt, >= 1 */
+    int32_t max_tokens;             /* of each choice, >= 0; cut to what fits behind each prompt */
+    em_sampling sampling;           /* choice number feeds the draw, so samples differ */
+    em_stop *stops;                 /* [n_stops] malloc'd: generated text ends before the first match */
     int32_t n_stops;
     bool ignore_eos;
+    em_logit_rules logits; /* penalties and biases; a zeroed one changes nothing */
+    int32_t min_tokens;    /* EOS and stop_ids may not come before that many generated tokens */
+    int32_t *stop_ids; /* [n_stop_ids] malloc'd: drawing one of them ends the choice; its text stays in the answer */
+    int32_t n_stop_ids;
     int32_t logprobs;     /* -1: none; else alternatives per token, 0..EM_MAX_LOGPROBS */
     bool prompt_logprobs; /* with logprobs >= 0: also for the prompt's tokens, as one EM_EVENT_PROMPT per choice */
     uint64_t deadline_ns; /* 0: none; past it the request ends with EM_FINISH_TIMEOUT */
     int32_t priority;     /* lower first; any value */
     char client[EM_REQUEST_CLIENT_MAX + 1]; /* whose request it is: within a priority, clients share fairly */
-    char *cache_salt;     /* malloc'd, not terminated; NULL with length 0: none. Prompts share computed state only with
+    char *cache_salt; /* malloc'd, not terminated; NULL with length 0: none. Prompts share computed state only with
                            * prompts of equal salt */
     size_t cache_salt_len;
 } em_request;
@@ -117,19 +122,19 @@ typedef struct em_request {
 em_request *em_request_free(em_request *r); /* NULL and half-built are fine; returns NULL */
 
 typedef enum em_finish {
-    EM_FINISH_NONE,     /* still running */
-    EM_FINISH_STOP,     /* EOS or a stop string */
-    EM_FINISH_LENGTH,   /* max_tokens or the model's length */
-    EM_FINISH_CANCEL,   /* em_engine_cancel or close */
-    EM_FINISH_TIMEOUT,  /* deadline_ns */
-    EM_FINISH_ERROR,    /* error says why */
+    EM_FINISH_NONE,    /* still running */
+    EM_FINISH_STOP,    /* EOS or a stop string */
+    EM_FINISH_LENGTH,  /* max_tokens or the model's length */
+    EM_FINISH_CANCEL,  /* em_engine_cancel or close */
+    EM_FINISH_TIMEOUT, /* deadline_ns */
+    EM_FINISH_ERROR,   /* error says why */
 } em_finish;
 
 /* One token of a prompt or an answer. */
 typedef struct em_event_token {
     int32_t id;
-    bool visible;        /* its text begins before the cut of a stop string: belongs into logprobs lists */
-    bool has_logprob;    /* false for the first prompt token, and when none were asked for */
+    bool visible;     /* its text begins before the cut of a stop string: belongs into logprobs lists */
+    bool has_logprob; /* false for the first prompt token, and when none were asked for */
     float logprob;
     int32_t text_offset; /* generated tokens: characters of the choice's generated text before this token's text */
     int32_t n_top;
@@ -144,28 +149,28 @@ typedef enum em_event_kind {
 /* One message to the sink; a single malloc'd block. Text is complete UTF-8: characters and possible beginnings of stop
  * strings are held back until they are settled, and a token travels with the first event that releases its text. */
 typedef struct em_event {
-    struct em_event *next;  /* for the receiver's list */
+    struct em_event *next; /* for the receiver's list */
     em_event_kind kind;
     int32_t choice;
-    const char *text;       /* len bytes, NUL-terminated */
+    const char *text; /* len bytes, NUL-terminated */
     size_t text_len;
     const em_event_token *tokens; /* [n_tokens] */
     int32_t n_tokens;
-    em_finish finish;       /* of this choice */
-    bool last;              /* the request's final event: all choices have finished */
-    int32_t prompt_tokens;  /* of this choice's prompt */
+    em_finish finish;          /* of this choice */
+    bool last;                 /* the request's final event: all choices have finished */
+    int32_t prompt_tokens;     /* of this choice's prompt */
     int32_t completion_tokens; /* of this choice so far, EOS and stop tokens included */
-    int32_t cached_tokens;  /* of the prompt, taken from the prefix cache */
-    const char *error;      /* EM_FINISH_ERROR: one sentence; else NULL */
+    int32_t cached_tokens;     /* of the prompt, taken from the prefix cache */
+    const char *error;         /* EM_FINISH_ERROR: one sentence; else NULL */
 } em_event;
 void em_event_free(em_event *ev);
 
 typedef struct em_sink {
     void (*on_event)(void *ctx, em_event *ev); /* step thread; owns ev */
-    void (*on_step_end)(void *ctx);            /* step thread, once after a step that gave this sink events; may be NULL:
+    void (*on_step_end)(void *ctx); /* step thread, once after a step that gave this sink events; may be NULL:
                                                 * the moment to wake a reader. Not called after the event with `last`:
                                                 * that one must wake the reader itself */
-    void *ctx;                                 /* must live until the event with `last` */
+    void *ctx;                      /* must live until the event with `last` */
 } em_sink;
 
 /* 0: the engine owns r, *ret_id names it. Otherwise the caller still owns r: -EBUSY the queue is full, -ESHUTDOWN draining or
@@ -185,24 +190,24 @@ void em_engine_drain(em_engine *e);
 
 /* What the choices that have ended needed. Seconds but where said. */
 typedef struct em_latencies {
-    em_histogram first_token;     /* arrival to first token */
-    em_histogram inter_token;     /* between two tokens of a choice */
-    em_histogram e2e;             /* arrival to end */
-    em_histogram queue;           /* arrival to the first step it took part in */
-    em_histogram inference;       /* that step to the end */
-    em_histogram prefill;         /* that step to the first token */
-    em_histogram decode;          /* first token to the end */
-    em_histogram time_per_token;  /* mean time between the tokens of a choice that has at least two */
-    em_histogram step_tokens;     /* tokens of one step */
-    em_histogram schedule;        /* planning a step: who takes part, with how many tokens */
-    em_histogram prompt_len;      /* tokens of a choice's prompt */
-    em_histogram generation_len;  /* tokens of a choice's answer */
+    em_histogram first_token;    /* arrival to first token */
+    em_histogram inter_token;    /* between two tokens of a choice */
+    em_histogram e2e;            /* arrival to end */
+    em_histogram queue;          /* arrival to the first step it took part in */
+    em_histogram inference;      /* that step to the end */
+    em_histogram prefill;        /* that step to the first token */
+    em_histogram decode;         /* first token to the end */
+    em_histogram time_per_token; /* mean time between the tokens of a choice that has at least two */
+    em_histogram step_tokens;    /* tokens of one step */
+    em_histogram schedule;       /* planning a step: who takes part, with how many tokens */
+    em_histogram prompt_len;     /* tokens of a choice's prompt */
+    em_histogram generation_len; /* tokens of a choice's answer */
 } em_latencies;
 
 /* Counters since open; gauges now. */
 typedef struct em_engine_stats {
-    uint64_t steps, step_ns;              /* finished steps and their total time */
-    uint64_t heartbeat_ns;                /* em_now_ns() when the step thread last moved (it moves when idle, too) */
+    uint64_t steps, step_ns; /* finished steps and their total time */
+    uint64_t heartbeat_ns;   /* em_now_ns() when the step thread last moved (it moves when idle, too) */
     uint64_t prompt_tokens, generation_tokens;
     uint64_t requests_ok, requests_cancelled, requests_failed;
     int32_t running, waiting;             /* sequences in steps, choices not yet admitted */

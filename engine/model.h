@@ -25,8 +25,8 @@ typedef struct em_model_opts {
     int64_t kv_cache_bytes;   /* KV blocks; 0: enough for max_seqs short sequences and at least one of max_len */
     int32_t kv_block_tokens;  /* 0: default; rounded up to a multiple of every ratio */
     em_engram_tier engram_tier;
-    int32_t max_tickets;      /* Engram tickets out at a time; 0: 4 */
-    unsigned cpu_flags_mask;  /* kernel tiers allowed; all ones: what the machine has; 0: plain C */
+    int32_t max_tickets;     /* Engram tickets out at a time; 0: 4 */
+    unsigned cpu_flags_mask; /* kernel tiers allowed; all ones: what the machine has; 0: plain C */
     void (*on_progress)(void *ctx, const char *phase, double fraction); /* may be NULL */
     void *progress_ctx;
 } em_model_opts;
@@ -39,8 +39,8 @@ const em_tokenizer *em_model_tokenizer(const em_model *m); /* NULL: the folder h
 int32_t em_model_max_len(const em_model *m);
 int32_t em_model_max_batch_tokens(const em_model *m);
 em_kv_cache *em_model_kv_cache(em_model *m);
-int32_t em_model_snapshots(const em_model *m); /* places for saved slots */
-em_engram *em_model_engram(em_model *m); /* NULL: no Engram layers */
+int32_t em_model_snapshots(const em_model *m);        /* places for saved slots */
+em_engram *em_model_engram(em_model *m);              /* NULL: no Engram layers */
 const char *em_model_backend_name(const em_model *m); /* "cpu/avx512" */
 int32_t em_model_n_threads(const em_model *m);        /* compute threads in use */
 uint64_t em_model_weight_bytes(const em_model *m);    /* weights mapped or held, tables left out */

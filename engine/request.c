@@ -29,6 +29,8 @@ static int check_sampling(const em_sampling *s, em_error *err)
                             (double)s->temperature);
     if (!(s->top_p >= 0 && s->top_p <= 1))
         return em_error_set(err, -EINVAL, "top_p is %g: it must lie between 0 and 1.", (double)s->top_p);
+    if (!(s->min_p >= 0 && s->min_p <= 1))
+        return em_error_set(err, -EINVAL, "min_p is %g: it must lie between 0 and 1.", (double)s->min_p);
     if (s->top_k < -1)
         return em_error_set(err, -EINVAL, "top_k is %d: it must be positive, or 0 or -1 for off.", s->top_k);
     return 0;
@@ -53,6 +55,23 @@ static int check_stops(const em_request *r, const em_engine_info *info, em_error
             return em_error_set(err, -EINVAL, "stop string %d is not valid UTF-8.", i);
         n_bytes += stop->len;
     }
+    return 0;
+}
+
+static int check_logits(const em_request *r, em_error *err)
+{
+    const em_logit_rules *l = &r->logits;
+    if (!isfinite(l->presence_penalty) || !isfinite(l->frequency_penalty) || !isfinite(l->repetition_penalty) ||
+        l->repetition_penalty < 0)
+        return em_error_set(err, -EINVAL, "a penalty is not a number in its range.");
+    if (l->n_bias < 0 || l->n_bias > EM_MAX_LOGIT_BIAS || (l->n_bias && !l->bias))
+        return em_error_set(err, -EINVAL, "logit_bias has %d entries: at most %d are allowed.", l->n_bias,
+                            EM_MAX_LOGIT_BIAS);
+    if (r->n_stop_ids < 0 || r->n_stop_ids > EM_MAX_STOP_TOKEN_IDS || (r->n_stop_ids && !r->stop_ids))
+        return em_error_set(err, -EINVAL, "stop_token_ids has %d entries: at most %d are allowed.", r->n_stop_ids,
+                            EM_MAX_STOP_TOKEN_IDS);
+    if (r->min_tokens < 0)
+        return em_error_set(err, -EINVAL, "min_tokens is %d: it must be 0 or more.", r->min_tokens);
     return 0;
 }
 
@@ -81,7 +100,17 @@ int em_request_check(const em_request *r, const em_engine_info *info, em_error *
         return em_error_set(err, -EINVAL, "cache_salt has %zu bytes: at most %d are allowed.", r->cache_salt_len,
                             EM_REQUEST_MAX_SALT_BYTES);
     int rc = check_sampling(&r->sampling, err);
+    if (!rc)
+        rc = check_logits(r, err);
     return rc ? rc : check_stops(r, info, err);
+}
+
+bool em_request_stops_at(const em_request *r, int32_t id, int32_t eos_id)
+{
+    for (int32_t i = 0; i < r->n_stop_ids; i++)
+        if (r->stop_ids[i] == id)
+            return true;
+    return id == eos_id && !r->ignore_eos;
 }
 
 int32_t em_request_max_new(const em_request *r, int32_t n_prompt, int32_t max_len)
@@ -108,6 +137,8 @@ em_request *em_request_free(em_request *r)
     free(r->prompts);
     free(r->stops);
     free(r->cache_salt);
+    free(r->logits.bias);
+    free(r->stop_ids);
     free(r);
     return NULL;
 }

@@ -11,6 +11,9 @@
 /* -EINVAL with a sentence when a field breaks the rules of em_request. Pure; any thread. */
 int em_request_check(const em_request *r, const em_engine_info *info, em_error *err);
 
+/* Drawing id ends a choice: EOS, unless ignored, or one of stop_ids. */
+bool em_request_stops_at(const em_request *r, int32_t id, int32_t eos_id);
+
 /* Tokens that may be generated behind a prompt: max_tokens, cut to what fits. */
 int32_t em_request_max_new(const em_request *r, int32_t n_prompt, int32_t max_len);
 

@@ -272,7 +272,7 @@ int em_seq_push(em_seq *seq, const em_draw *draw, const em_seq_rules *rules)
             return rc;
         stopped = seq->cut = rc > 0;
     }
-    if (draw->id == rules->eos_id && !seq->live->request->ignore_eos)
+    if (em_request_stops_at(seq->live->request, draw->id, rules->eos_id))
         stopped = true;
     if (stopped)
         return em_seq_end(seq, EM_FINISH_STOP);

@@ -31,6 +31,7 @@ struct em_stepper {
     em_request_queue *queue;
     em_roster roster;
     em_sampler *sampler;
+    em_logit_editor *editor;
     float *logits; /* [max_logits, vocab_size] */
     int32_t max_logits;
 
@@ -72,7 +73,7 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
     s->run = calloc(n, sizeof(*s->run));
     if (!s->logits || !s->sched || !s->plan.runs || !s->plan.put_back || !s->plan.order || !s->put_back ||
         !s->next_run || !s->batch.seqs || !s->run || em_roster_init(&s->roster, model, rules, max_seqs, share) ||
-        em_sampler_new(rules->vocab_size, &s->sampler)) {
+        em_sampler_new(rules->vocab_size, &s->sampler) || em_logit_editor_new(rules->vocab_size, &s->editor)) {
         em_stepper_free(s);
         return -ENOMEM;
     }
@@ -87,6 +88,7 @@ em_stepper *em_stepper_free(em_stepper *s)
     em_engram_release(s->ticket);
     em_roster_done(&s->roster);
     em_sampler_free(s->sampler);
+    em_logit_editor_free(s->editor);
     free(s->logits);
     free(s->sched);
     free(s->plan.runs);
@@ -291,11 +293,29 @@ static int score(em_stepper *s, em_seq *seq, const float *logits, int32_t p)
     return 0;
 }
 
+/* The logits as the request wants them for drawing; mostly they are left as they are. */
+static const float *edit(em_stepper *s, const em_seq *seq, const float *logits)
+{
+    const em_request *r = seq->live->request;
+    int32_t banned[EM_MAX_STOP_TOKEN_IDS + 1], n_prompt = seq->prompt->n_ids;
+    em_logit_bans bans = {.id = banned};
+    if (seq->n_ids - n_prompt < r->min_tokens) {
+        for (int32_t i = 0; i < r->n_stop_ids; i++)
+            banned[bans.n_id++] = r->stop_ids[i];
+        if (!r->ignore_eos)
+            banned[bans.n_id++] = s->roster.rules.eos_id;
+    }
+    if (em_logits_untouched(&r->logits, &bans))
+        return logits;
+    return em_logits_edit(s->editor, logits, &r->logits, &bans, seq->ids, n_prompt, seq->n_ids);
+}
+
 static int draw(em_stepper *s, em_seq *seq, const float *logits)
 {
     const em_request *r = seq->live->request;
     em_draw d = {0};
-    int rc = em_sampler_pick(s->sampler, logits, &r->sampling, (uint32_t)seq->choice, (uint64_t)seq->n_ids, &d.id);
+    int rc = em_sampler_pick(s->sampler, edit(s, seq, logits), &r->sampling, (uint32_t)seq->choice,
+                             (uint64_t)seq->n_ids, &d.id);
     if (!rc && r->logprobs >= 0) {
         rc = em_sampler_logprobs(s->sampler, logits, d.id, r->logprobs, &d.logprob, d.top);
         d.has_logprob = true;

@@ -58,6 +58,7 @@ typedef struct em_config {
     int64_t max_connections, max_connections_per_address, max_header_bytes, max_body_bytes, max_total_body_bytes;
     int64_t max_output_bytes, max_reply_bytes;
     int64_t max_queue, max_prompts, max_choices, max_n, max_stops, max_stop_bytes, max_logprobs, max_json_depth;
+    int64_t max_logit_bias;
     int64_t max_cache_salt_bytes;
 
     /* generate */

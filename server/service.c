@@ -80,6 +80,7 @@ static void fill_api_context(em_service *s)
         .max_stops = (int32_t)c->max_stops,
         .max_stop_bytes = (int32_t)c->max_stop_bytes,
         .max_logprobs = (int32_t)c->max_logprobs,
+        .max_logit_bias = (int32_t)c->max_logit_bias,
         .max_cache_salt_bytes = (int32_t)c->max_cache_salt_bytes,
         .max_depth = (int32_t)c->max_json_depth,
         .timeout_ns = c->request_timeout,

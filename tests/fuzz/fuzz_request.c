@@ -149,6 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                           .max_n = 128,
                           .max_stops = 16,
                           .max_stop_bytes = 32,
+                          .max_logit_bias = EM_MAX_LOGIT_BIAS,
                           .max_logprobs = 20,
                           .max_cache_salt_bytes = 256,
                           .max_depth = 64};

@@ -318,6 +318,65 @@ START_TEST(together_as_alone)
 END_TEST
 
 /* An answer that would take long is given up within one step, and the seat is free at once. */
+/* What a request changes about the draw: the greedy answer to a known prompt is " Paris." and EOS. */
+START_TEST(rules_of_the_draw)
+{
+    static const char prompt[] = "The capital of France is";
+    em_engine *e = open_engine(bundled_model_dir(), 0, 8, 256);
+    em_ids ids = {0};
+    encode_prompt(e, prompt, sizeof(prompt) - 1, &ids);
+    collector *plain = submit(e, ask(ids.id, ids.n, 8), NULL);
+    collector_wait(plain);
+    const choice_result *usual = collector_choice(plain, 0);
+
+    em_request *r = ask(ids.id, ids.n, 8); /* a bias forbids the usual first token */
+    r->logits.bias = malloc(sizeof(*r->logits.bias));
+    r->logits.bias[0] = (em_logit_bias){usual->tokens[0].id, -100.0f};
+    r->logits.n_bias = 1;
+    collector *biased = submit(e, r, NULL);
+    r = ask(ids.id, ids.n, 8); /* the second token ends the answer and stays in it */
+    r->stop_ids = malloc(sizeof(*r->stop_ids));
+    r->stop_ids[0] = usual->tokens[1].id;
+    r->n_stop_ids = 1;
+    collector *stopped = submit(e, r, NULL);
+    r = ask(ids.id, ids.n, 8); /* EOS would be the fourth */
+    r->min_tokens = 7;
+    collector *longer = submit(e, r, NULL);
+    r = ask(ids.id, ids.n, 40); /* nothing may come twice */
+    r->ignore_eos = true;
+    r->logits.presence_penalty = 2.0f;
+    r->logits.frequency_penalty = 2.0f;
+    r->logits.repetition_penalty = 2.0f;
+    collector *varied = submit(e, r, NULL);
+
+    collector_wait(biased);
+    ck_assert_int_ne(collector_choice(biased, 0)->tokens[0].id, usual->tokens[0].id);
+    collector_wait(stopped);
+    ck_assert_int_eq(collector_choice(stopped, 0)->n_tokens, 2);
+    ck_assert_int_eq(collector_choice(stopped, 0)->finish, EM_FINISH_STOP);
+    ck_assert_str_eq(collector_choice(stopped, 0)->text, " Paris");
+    collector_wait(longer);
+    ck_assert_int_ge(collector_choice(longer, 0)->completion_tokens, 7);
+    for (int k = 0; k < 6; k++)
+        ck_assert_int_ne(collector_choice(longer, 0)->tokens[k].id, 1);
+    collector_wait(varied);
+    int twice = 0;
+    const choice_result *v = collector_choice(varied, 0);
+    for (int a = 0; a < v->n_tokens; a++)
+        for (int b = 0; b < a; b++)
+            twice += v->tokens[a].id == v->tokens[b].id;
+    printf("%d pairs of equal tokens among %d with all penalties\n", twice, v->n_tokens);
+    ck_assert_int_le(twice, 10);
+    collector_free(plain);
+    collector_free(biased);
+    collector_free(stopped);
+    collector_free(longer);
+    collector_free(varied);
+    em_ids_done(&ids);
+    em_engine_close(e);
+}
+END_TEST
+
 START_TEST(cancel_stops_the_work)
 {
     read_cases();
@@ -431,6 +490,7 @@ int main(void)
     tcase_add_test(t, the_capital_of_france);
     tcase_add_test(t, the_expected_answers);
     tcase_add_test(t, together_as_alone);
+    tcase_add_test(t, rules_of_the_draw);
     tcase_add_test(t, cancel_stops_the_work);
     suite_add_tcase(s, t);
     t = tcase_create("golden");

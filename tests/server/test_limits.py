@@ -38,6 +38,8 @@ BODIES = {
     "--max-n": (5, prompts(1, 5), prompts(1, 6), "n"),
     "--max-stops": (2, with_field("stop", ["x", "y"]), with_field("stop", ["x", "y", "z"]), "stop"),
     "--max-stop-bytes": (4, with_field("stop", "\u00e9\u00e9"), with_field("stop", "\u00e9\u00e9x"), "stop"),
+    "--max-logit-bias": (2, with_field("logit_bias", {"5": 1, "6": 1}), with_field("logit_bias", {"5": 1, "6": 1, "7": 1}),
+                         "logit_bias"),
     "--max-logprobs": (3, with_field("logprobs", 3), with_field("logprobs", 4), "logprobs"),
     "--max-cache-salt-bytes": (4, with_field("cache_salt", "\u00e9\u00e9"), with_field("cache_salt", "\u00e9\u00e9x"),
                                "cache_salt"),

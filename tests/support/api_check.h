@@ -21,6 +21,7 @@ static inline em_api_context api_context(const em_engine *engine)
                             .max_n = 128,
                             .max_stops = 16,
                             .max_stop_bytes = 32,
+                            .max_logit_bias = EM_MAX_LOGIT_BIAS,
                             .max_logprobs = 20,
                             .max_cache_salt_bytes = 256,
                             .max_depth = 64};

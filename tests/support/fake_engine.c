@@ -136,6 +136,8 @@ em_request *em_request_free(em_request *r)
     free(r->prompts);
     free(r->stops);
     free(r->cache_salt);
+    free(r->logits.bias);
+    free(r->stop_ids);
     free(r);
     return NULL;
 }

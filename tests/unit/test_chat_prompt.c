@@ -26,6 +26,7 @@ static void setup(void)
                            .max_n = 128,
                            .max_stops = 16,
                            .max_stop_bytes = 1024,
+                           .max_logit_bias = EM_MAX_LOGIT_BIAS,
                            .max_logprobs = 20,
                            .max_depth = 128,
                            .default_thinking = true};

@@ -413,7 +413,6 @@ START_TEST(unkeepable)
         {"{" M ",\"response_format\":{\"type\":\"json_object\"}}", "response_format", "unsupported_parameter"},
         {"{" M ",\"structured_outputs\":{\"regex\":\"a\"}}", "structured_outputs", "unsupported_parameter"},
         {"{" M ",\"tools\":[" TOOL("f", "") "],\"tool_choice\":\"required\"}", "tool_choice", "unsupported_parameter"},
-        {"{" M ",\"frequency_penalty\":1}", "frequency_penalty", "unsupported_parameter"},
     };
     em_api_context ctx = api_context(engine);
     for (size_t i = 0; i < sizeof cannot / sizeof *cannot; i++) {
