@@ -35,7 +35,7 @@ static void run_checks(em_memory_plan *p)
 typedef struct remedy {
     em_plan_input in; /* with what was changed so far */
     em_memory_plan plan;
-    uint64_t room;    /* bytes that may be taken */
+    uint64_t room;    /* bytes to stay below: a little less than there are, since others take and give all the time */
     bool counts_rows; /* rows that stay in files count, too: it is address space that is short */
     char flags[256];
 } remedy;
@@ -151,7 +151,8 @@ static void advise(const em_plan_input *in, em_memory_plan *p)
     const char *of = NULL;
     char need[EM_UNITS_TEXT], room[EM_UNITS_TEXT], least[EM_UNITS_TEXT];
     remedy r = {.in = *in, .plan = *p};
-    r.room = room_of(p, &of, &r.counts_rows);
+    uint64_t limit = room_of(p, &of, &r.counts_rows);
+    r.room = limit - limit / 32;
     if (!of) {
         snprintf(p->advice, sizeof(p->advice),
                  "it locks %s, but this process may lock %s: raise the limit (ulimit -l, LimitMEMLOCK=), or choose a "
@@ -160,10 +161,10 @@ static void advise(const em_plan_input *in, em_memory_plan *p)
         return;
     }
     em_bytes_text(need_of(&r), need);
-    em_bytes_text(r.room, room);
+    em_bytes_text(limit, room);
     find_remedy(&r);
     em_bytes_text(need_of(&r), least);
-    if (need_of(&r) <= r.room)
+    if (need_of(&r) <= limit)
         snprintf(p->advice, sizeof(p->advice), "it needs %s, but only %s %s: it would fit with %s.", need, room, of,
                  r.flags);
     else if (r.flags[0])
