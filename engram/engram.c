@@ -164,6 +164,14 @@ em_engram_ticket *em_engram_release(em_engram_ticket *t)
 void em_engram_get_stats(em_engram *g, em_engram_stats *ret_stats)
 {
     em_gather_get_stats(&g->gather, ret_stats);
-    ret_stats->table_bytes = em_tables_bytes(&g->tables);
-    ret_stats->resident_bytes = em_tables_resident_bytes(&g->tables);
+    ret_stats->cache_bytes = em_row_cache_bytes(&g->tables.disk.cache);
+    ret_stats->resident_bytes = ret_stats->cache_bytes;
+    ret_stats->table_bytes = 0;
+    for (int32_t i = 0; i < g->tables.n_tables; i++) {
+        em_engram_table_stats *table = &ret_stats->table[i];
+        table->table_bytes = em_tables_bytes(&g->tables, i);
+        table->resident_bytes = em_tables_resident_bytes(&g->tables, i);
+        ret_stats->table_bytes += table->table_bytes;
+        ret_stats->resident_bytes += table->resident_bytes;
+    }
 }

@@ -92,9 +92,10 @@ typedef struct em_engram_opts {
      * copy. The file stays there after close, for the next process; only its owner can use it. */
     const char *shared_dir;
     uint64_t cache_bytes;  /* nvme tier: memory for rows that were read lately; 0: none */
-    /* Trust nothing: a shared copy is used only when its rows still have the checksum they were written with. */
+    /* Trust nothing: a shared copy is used only when its rows still have the checksum they were written with, and every
+     * row that is given out is compared with its source's file, which must be told. Slow; for finding out. */
     bool verify;
-    /* while the ram tier is filled, on the thread that opens; the last call says done == total; may be NULL */
+    /* while the ram tier or a shared copy is filled, on the thread that opens; the last call says done == total; may be NULL */
     void (*on_progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
 } em_engram_opts;
@@ -181,7 +182,8 @@ typedef struct em_engram_rows {
 
 /* Waits until the rows of one table are there (normally they are) and gives them out; they live until release. A
  * gather that nobody has begun is done by the caller itself instead of waiting, but for reads from a disk. 0; -EINVAL: no
- * such table; -EIO: a row could not be read (nvme tier), the ticket's other tables may be fine. */
+ * such table; -EIO: a row could not be read (nvme tier); -EBADMSG: a row is not what its file holds (opts.verify). The
+ * ticket's other tables may be fine. */
 int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows);
 
 /* The same without waiting: for a consumer that waits on `ready` itself. */
@@ -191,16 +193,36 @@ void em_engram_peek(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_
  * waits. NULL is fine; returns NULL. */
 em_engram_ticket *em_engram_release(em_engram_ticket *t);
 
+/* Fixed buckets of times: i holds what took up to EM_ENGRAM_BUCKET_NS(i), the last one all that took longer. */
+#define EM_ENGRAM_N_BUCKETS 12
+#define EM_ENGRAM_BUCKET_NS(i) (UINT64_C(1000) << 2 * (i)) /* 1 us, 4 us, ... 1 s */
+
+/* Each (ticket, table) counts once in one of them, when it is first taken. */
+typedef struct em_engram_table_stats {
+    int32_t layer;
+    uint64_t rows;                           /* asked for */
+    uint64_t waits, wait_ns;                 /* takes that found rows missing, and how long they waited in all */
+    uint64_t wait_bucket[EM_ENGRAM_N_BUCKETS]; /* of all takes; those that found all in place waited 0 */
+    uint64_t lead_ns;                        /* how long rows had been ready, in all */
+    uint64_t lead_bucket[EM_ENGRAM_N_BUCKETS]; /* of takes that found all in place */
+    uint64_t table_bytes, resident_bytes;
+} em_engram_table_stats;
+
 typedef struct em_engram_stats {
     uint64_t tokens, rows, bytes;      /* asked for, over all tables */
     uint64_t waits, wait_ns;           /* take calls that found rows missing, and how long they waited */
     uint64_t lead_ns;                  /* sum over (ticket, table) of the time rows were ready before they were taken */
+    uint64_t failed;                   /* (ticket, table)s that ended with an error */
     /* nvme tier. What threads have brought: rows without those wanted twice in a bucket and ask; of them found in the
      * cache, and read; bytes of the blocks read; buckets of asks in which a row could not be read */
     uint64_t rows_unique, rows_cached, rows_read, read_bytes, read_errors;
     uint32_t most_in_flight;           /* reads at a time, ever */
     bool io_uring;                     /* false: it is forbidden here, threads read instead */
+    uint64_t cache_bytes;              /* of the row cache; part of resident_bytes */
     uint64_t table_bytes, resident_bytes; /* of all tables; resident: in memory of our own, or in the page cache now */
+    uint64_t staging_bytes;            /* for rows in flight, taken at open */
+    int32_t n_tables;
+    em_engram_table_stats table[EM_ENGRAM_MAX_TABLES];
 } em_engram_stats;
 /* resident_bytes is sampled: may take milliseconds. */
 void em_engram_get_stats(em_engram *g, em_engram_stats *ret_stats);

@@ -95,18 +95,21 @@ static bool claim_next(em_gather *g, em_chunk *ret_chunk)
     return false;
 }
 
-static void copy_chunk(const em_gather *g, const em_chunk *chunk)
+/* 0, or what verifying has found. */
+static int copy_chunk(const em_gather *g, const em_chunk *chunk)
 {
     const em_part *part = &chunk->ticket->part[chunk->table_idx];
     const em_engram_table *view = &g->tables->view[chunk->table_idx];
     em_tables_copy_rows(g->tables, chunk->table_idx, part->row_id + chunk->first_row, chunk->n_rows,
                         part->codes + chunk->first_row * view->row_bytes,
                         part->scales ? part->scales + chunk->first_row * view->scale_bytes : NULL);
+    return em_verify_chunk(&g->verify, chunk);
 }
 
-static void set_ready(em_part *part)
+static void set_ready(em_gather *g, em_part *part)
 {
     part->ready_ns = now_ns();
+    g->stats.failed += part->error != 0;
     __atomic_store_n(part->ready, part->error ? EM_ENGRAM_FAILED : EM_ENGRAM_READY, __ATOMIC_RELEASE);
 }
 
@@ -118,7 +121,7 @@ static void finish_chunk(em_gather *g, const em_chunk *chunk, int error)
     if (error)
         part->error = error;
     if (++part->n_done == part->n_chunks) {
-        set_ready(part);
+        set_ready(g, part);
         if (g->n_waiting)
             pthread_cond_broadcast(&g->done);
     }
@@ -143,22 +146,22 @@ static void *gather_main(void *arg)
             continue;
         }
         pthread_mutex_unlock(&g->lock);
-        copy_chunk(g, &chunk);
+        int error = copy_chunk(g, &chunk);
         pthread_mutex_lock(&g->lock);
-        finish_chunk(g, &chunk, 0);
+        finish_chunk(g, &chunk, error);
     }
     pthread_mutex_unlock(&g->lock);
     return NULL;
 }
 
-static void finish_fetched(em_gather *g, const em_fetched *fetched)
+static void finish_fetched(em_gather *g, const em_fetched *fetched, int wrong)
 {
     g->stats.rows_unique += fetched->n_unique;
     g->stats.rows_cached += fetched->n_cached;
     g->stats.rows_read += fetched->n_unique - fetched->n_cached;
     g->stats.read_bytes += fetched->read_bytes;
     g->stats.read_errors += fetched->error != 0;
-    finish_chunk(g, &fetched->chunk, fetched->error);
+    finish_chunk(g, &fetched->chunk, fetched->error ? fetched->error : wrong);
 }
 
 /* The nvme tier: chunks go into the reader as long as it has room, so that all rows of an ask are in flight together,
@@ -185,9 +188,13 @@ static void *fetch_main(void *arg)
             pthread_mutex_unlock(&g->lock);
             em_reader_wait(reader);
         }
+        while (em_reader_next(reader, &fetched)) {
+            int wrong = fetched.error ? 0 : em_verify_chunk(&g->verify, &fetched.chunk);
+            pthread_mutex_lock(&g->lock);
+            finish_fetched(g, &fetched, wrong);
+            pthread_mutex_unlock(&g->lock);
+        }
         pthread_mutex_lock(&g->lock);
-        while (em_reader_next(reader, &fetched))
-            finish_fetched(g, &fetched);
     }
     pthread_mutex_unlock(&g->lock);
     return NULL;
@@ -223,6 +230,7 @@ void em_gather_close(em_gather *g)
     while (g->n_readers > 0)
         em_reader_close(&g->fetcher[--g->n_readers].reader);
     free(g->fetcher);
+    em_verify_close(&g->verify);
     em_staging_close(&g->staging);
 }
 
@@ -262,11 +270,19 @@ int em_gather_open(em_gather *g, em_tables *tables, const em_engram_spec *spec, 
 {
     memset(g, 0, sizeof *g);
     g->tables = tables;
+    g->stats.n_tables = spec->n_tables;
+    for (int32_t i = 0; i < spec->n_tables; i++)
+        g->stats.table[i].layer = spec->table[i].layer;
     g->stats.io_uring = tables->disk.ring_allowed;
     g->n_cols = (spec->max_order - 1) * spec->n_heads;
-    int rc = em_staging_open(&g->staging, spec, opts, err, err_len);
+    int rc = em_verify_open(&g->verify, spec, opts, err, err_len);
     if (rc)
         return rc;
+    rc = em_staging_open(&g->staging, spec, opts, err, err_len);
+    if (rc) {
+        em_verify_close(&g->verify);
+        return rc;
+    }
     for (int32_t i = g->staging.n_tickets - 1; i >= 0; i--) {
         g->staging.ticket[i].gather = g;
         free_push(g, &g->staging.ticket[i]);
@@ -318,9 +334,8 @@ static void copy_inline(em_gather *g, em_engram_ticket *t)
 {
     for (int32_t i = 0; i < g->tables->n_tables; i++) {
         em_part *part = &t->part[i];
-        copy_chunk(g, &(em_chunk){t, i, 0, (size_t)part->n_rows, 1});
+        part->error = copy_chunk(g, &(em_chunk){t, i, 0, (size_t)part->n_rows, 1});
         part->next_chunk = part->n_done = part->n_chunks;
-        set_ready(part);
     }
 }
 
@@ -329,6 +344,7 @@ static void count_ask(em_gather *g, const em_engram_ticket *t, int64_t n_rows)
     g->stats.tokens += (uint64_t)t->n_tokens;
     for (int32_t i = 0; i < g->tables->n_tables; i++) {
         g->stats.rows += (uint64_t)n_rows;
+        g->stats.table[i].rows += (uint64_t)n_rows;
         g->stats.bytes += (uint64_t)n_rows * (g->tables->view[i].row_bytes + g->tables->view[i].scale_bytes);
     }
 }
@@ -343,7 +359,10 @@ void em_gather_submit(em_gather *g, em_engram_ticket *t)
         copy_inline(g, t);
     pthread_mutex_lock(&g->lock);
     count_ask(g, t, n_rows);
-    if (!here) {
+    if (here) {
+        for (int32_t i = 0; i < g->tables->n_tables; i++)
+            set_ready(g, &t->part[i]);
+    } else {
         t->n_unclaimed = t->part[0].n_chunks * g->tables->n_tables;
         queue_push(g, t);
         n_wake = t->n_unclaimed < g->n_idle ? t->n_unclaimed : g->n_idle;
@@ -351,6 +370,34 @@ void em_gather_submit(em_gather *g, em_engram_ticket *t)
     pthread_mutex_unlock(&g->lock);
     while (n_wake-- > 0) /* after the lock, which each of them wants first */
         pthread_cond_signal(&g->work);
+}
+
+/* Which bucket of EM_ENGRAM_N_BUCKETS a time belongs to. */
+static int bucket_of(uint64_t ns)
+{
+    int i = 0;
+    while (i < EM_ENGRAM_N_BUCKETS - 1 && ns > EM_ENGRAM_BUCKET_NS(i))
+        i++;
+    return i;
+}
+
+static void count_wait(em_gather *g, int32_t table_idx, uint64_t ns)
+{
+    em_engram_table_stats *stats = &g->stats.table[table_idx];
+    stats->waits++;
+    stats->wait_ns += ns;
+    stats->wait_bucket[bucket_of(ns)]++;
+    g->stats.waits++;
+    g->stats.wait_ns += ns;
+}
+
+static void count_lead(em_gather *g, int32_t table_idx, uint64_t ns)
+{
+    em_engram_table_stats *stats = &g->stats.table[table_idx];
+    stats->wait_bucket[0]++;
+    stats->lead_ns += ns;
+    stats->lead_bucket[bucket_of(ns)]++;
+    g->stats.lead_ns += ns;
 }
 
 int em_gather_wait(em_gather *g, em_engram_ticket *t, int32_t table_idx)
@@ -363,18 +410,17 @@ int em_gather_wait(em_gather *g, em_engram_ticket *t, int32_t table_idx)
         uint64_t begin_ns = now_ns();
         while (!by_columns(g) && claim_of_part(g, t, table_idx, &chunk)) {
             pthread_mutex_unlock(&g->lock);
-            copy_chunk(g, &chunk);
+            int error = copy_chunk(g, &chunk);
             pthread_mutex_lock(&g->lock);
-            finish_chunk(g, &chunk, 0);
+            finish_chunk(g, &chunk, error);
         }
         g->n_waiting++;
         while (part->n_done < part->n_chunks)
             pthread_cond_wait(&g->done, &g->lock);
         g->n_waiting--;
-        g->stats.waits++;
-        g->stats.wait_ns += now_ns() - begin_ns;
+        count_wait(g, table_idx, now_ns() - begin_ns);
     } else if (!part->taken) {
-        g->stats.lead_ns += now_ns() - part->ready_ns;
+        count_lead(g, table_idx, now_ns() - part->ready_ns);
     }
     part->taken = true;
     int rc = part->error;
@@ -402,6 +448,7 @@ void em_gather_get_stats(em_gather *g, em_engram_stats *ret_stats)
 {
     pthread_mutex_lock(&g->lock);
     *ret_stats = g->stats;
+    ret_stats->staging_bytes = g->staging.block_bytes * (size_t)g->staging.n_tickets;
     ret_stats->most_in_flight = __atomic_load_n(&g->tables->disk.most_in_flight, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&g->lock);
 }

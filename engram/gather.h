@@ -5,6 +5,7 @@
 #include "engram/reader.h"
 #include "engram/staging.h"
 #include "engram/table.h"
+#include "engram/verify.h"
 
 #include <pthread.h>
 
@@ -16,6 +17,7 @@ typedef struct em_fetcher {
 
 struct em_gather {
     em_tables *tables;
+    em_verify verify;
     em_staging staging;
     int32_t n_cols;
     /* guarded by lock */

@@ -187,25 +187,21 @@ bool em_tables_in_memory(const em_tables *tables)
     return tables->tier == EM_ENGRAM_TIER_RAM || tables->tier == EM_ENGRAM_TIER_SHARED;
 }
 
-uint64_t em_tables_bytes(const em_tables *tables)
+uint64_t em_tables_bytes(const em_tables *tables, int32_t table_idx)
 {
-    uint64_t bytes = 0;
-    for (int32_t t = 0; t < tables->n_tables; t++)
-        bytes += (uint64_t)tables->view[t].n_rows * (tables->view[t].row_bytes + tables->view[t].scale_bytes);
-    return bytes;
+    const em_engram_table *view = &tables->view[table_idx];
+    return (uint64_t)view->n_rows * (view->row_bytes + view->scale_bytes);
 }
 
-uint64_t em_tables_resident_bytes(const em_tables *tables)
+uint64_t em_tables_resident_bytes(const em_tables *tables, int32_t table_idx)
 {
-    uint64_t bytes = tables->tier == EM_ENGRAM_TIER_NVME ? em_row_cache_bytes(&tables->disk.cache) : 0;
+    const em_engram_table *view = &tables->view[table_idx];
+    uint64_t bytes = 0;
     if (tables->tier == EM_ENGRAM_TIER_RAM)
-        return em_tables_bytes(tables);
-    for (int32_t t = 0; t < tables->n_tables; t++) {
-        const em_engram_table *view = &tables->view[t];
-        if (view->codes)
-            bytes += em_memory_resident(view->codes, (size_t)view->n_rows * view->row_bytes);
-        if (view->scales)
-            bytes += em_memory_resident(view->scales, (size_t)view->n_rows * view->scale_bytes);
-    }
+        return em_tables_bytes(tables, table_idx);
+    if (view->codes)
+        bytes += em_memory_resident(view->codes, (size_t)view->n_rows * view->row_bytes);
+    if (view->scales)
+        bytes += em_memory_resident(view->scales, (size_t)view->n_rows * view->scale_bytes);
     return bytes;
 }

@@ -29,7 +29,7 @@ int em_tables_copy_rows(const em_tables *tables, int32_t table_idx, const int64_
 /* No row can be slow: none has to come from a disk first. */
 bool em_tables_in_memory(const em_tables *tables);
 
-uint64_t em_tables_bytes(const em_tables *tables);
-uint64_t em_tables_resident_bytes(const em_tables *tables);
+uint64_t em_tables_bytes(const em_tables *tables, int32_t table_idx);
+uint64_t em_tables_resident_bytes(const em_tables *tables, int32_t table_idx); /* without the row cache */
 
 #endif

@@ -20,8 +20,9 @@
 static const struct {
     em_engram_dtype dtype;
     int32_t head_dim;
-} shape[] = {{EM_ENGRAM_FP8, 256}, {EM_ENGRAM_FP8, 32}, {EM_ENGRAM_FP8, 96}, {EM_ENGRAM_BF16, 64}, {EM_ENGRAM_BF16, 1},
-             {EM_ENGRAM_BF16, 77}, {EM_ENGRAM_INT8, 65}, {EM_ENGRAM_F32, 20}, {EM_ENGRAM_F32, 1},  {EM_ENGRAM_F32, 300}};
+} shape[] = {{EM_ENGRAM_FP8, 256}, {EM_ENGRAM_FP8, 32},  {EM_ENGRAM_FP8, 96},  {EM_ENGRAM_BF16, 64},
+             {EM_ENGRAM_BF16, 1},  {EM_ENGRAM_BF16, 77}, {EM_ENGRAM_INT8, 65}, {EM_ENGRAM_F32, 20},
+             {EM_ENGRAM_F32, 1},   {EM_ENGRAM_F32, 300}};
 
 START_TEST(gather_equals_lookup)
 {
@@ -347,6 +348,38 @@ START_TEST(tickets_and_tables_are_served_in_order)
 }
 END_TEST
 
+/* What is told table by table adds up to what is told of all; each of n_takes is in one bucket of its own. */
+static void check_table_stats(const em_engram_stats *stats, uint64_t n_takes)
+{
+    em_engram_table_stats sum = {.rows = 0};
+    ck_assert_int_eq(stats->n_tables, 2);
+    for (int t = 0; t < 2; t++) {
+        const em_engram_table_stats *table = &stats->table[t];
+        uint64_t n_waits = 0, n_leads = 0, least_ns = 0;
+        for (int i = 0; i < EM_ENGRAM_N_BUCKETS; i++) {
+            n_waits += table->wait_bucket[i];
+            n_leads += table->lead_bucket[i];
+            least_ns += i ? table->lead_bucket[i] * EM_ENGRAM_BUCKET_NS(i - 1) : 0;
+        }
+        ck_assert_int_eq(table->layer, 3 * t + 1);
+        ck_assert_uint_eq(n_waits, n_takes);
+        ck_assert_uint_eq(n_leads + table->waits, n_takes);
+        ck_assert_uint_ge(table->lead_ns, least_ns);
+        ck_assert_uint_eq(table->resident_bytes, table->table_bytes);
+        sum.rows += table->rows;
+        sum.waits += table->waits;
+        sum.wait_ns += table->wait_ns;
+        sum.lead_ns += table->lead_ns;
+        sum.table_bytes += table->table_bytes;
+    }
+    ck_assert_uint_eq(sum.rows, stats->rows);
+    ck_assert_uint_eq(sum.waits, stats->waits);
+    ck_assert_uint_eq(sum.wait_ns, stats->wait_ns);
+    ck_assert_uint_eq(sum.lead_ns, stats->lead_ns);
+    ck_assert_uint_eq(sum.table_bytes, stats->table_bytes);
+    ck_assert_uint_gt(stats->staging_bytes, 0);
+}
+
 START_TEST(stats_count_what_was_asked)
 {
     em_pcg64 rng;
@@ -382,6 +415,8 @@ START_TEST(stats_count_what_was_asked)
     ck_assert_uint_le(stats.waits, 50);
     ck_assert_uint_ge(stats.lead_ns, 50 * 200000);
     ck_assert((stats.waits > 0) == (stats.wait_ns > 0));
+    ck_assert_uint_eq(stats.failed, 0);
+    check_table_stats(&stats, 50);
     free(suffix);
     em_engram_close(g);
     free_model(&m);

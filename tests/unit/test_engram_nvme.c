@@ -498,6 +498,7 @@ START_TEST(a_stall_is_waited_for_and_counted)
     em_engram_get_stats(g, &stats);
     ck_assert_uint_ge(stats.waits, 1);
     ck_assert_uint_ge(stats.wait_ns, 500000000);
+    ck_assert_uint_eq(stats.table[0].wait_bucket[10] + stats.table[0].wait_bucket[11], 1); /* above 262 ms */
     em_engram_release(ticket);
     em_engram_close(g);
     free_model(&m);
