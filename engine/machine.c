@@ -76,8 +76,7 @@ static void read_group(void *ctx, const char *dir, int version)
     uint64_t limit;
     if (version == 1) {
         if (read_field(dir, "memory.limit_in_bytes", "", &limit) && limit < NO_LIMIT_V1)
-            shrink_to(m, limit,
-                      used_bytes(dir, "memory.usage_in_bytes", "total_active_file ", "total_inactive_file "));
+            shrink_to(m, limit, used_bytes(dir, "memory.usage_in_bytes", "total_active_file ", "total_inactive_file "));
         return;
     }
     /* above `high` the kernel slows a group down until it is no use any more: as good as a limit */

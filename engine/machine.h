@@ -14,13 +14,13 @@ typedef struct em_machine_roots {
 } em_machine_roots;
 
 typedef struct em_machine {
-    uint64_t total, available;         /* bytes of memory; 0: unknown. available: without pushing others to swap */
-    uint64_t cgroup_limit;             /* tightest memory limit of the groups; EM_UNLIMITED: none */
-    uint64_t cgroup_room;              /* what is left below it, pages of files not counted as taken */
-    uint64_t memlock;                  /* RLIMIT_MEMLOCK, soft; EM_UNLIMITED; 0 when unknown */
-    uint64_t address_space;            /* RLIMIT_AS, soft; EM_UNLIMITED when unknown */
-    int32_t n_gpus;                    /* NVIDIA devices */
-    char cpu[96];                      /* model name; empty: unknown */
+    uint64_t total, available; /* bytes of memory; 0: unknown. available: without pushing others to swap */
+    uint64_t cgroup_limit;     /* tightest memory limit of the groups; EM_UNLIMITED: none */
+    uint64_t cgroup_room;      /* what is left below it, pages of files not counted as taken */
+    uint64_t memlock;          /* RLIMIT_MEMLOCK, soft; EM_UNLIMITED; 0 when unknown */
+    uint64_t address_space;    /* RLIMIT_AS, soft; EM_UNLIMITED when unknown */
+    int32_t n_gpus;            /* NVIDIA devices */
+    char cpu[96];              /* model name; empty: unknown */
 } em_machine;
 
 /* NULL: this machine. */

@@ -14,18 +14,18 @@
 
 struct em_model {
     em_model_config cfg;
-    em_st_set *files;      /* mapped checkpoint; weights and tables point into it */
+    em_st_set *files; /* mapped checkpoint; weights and tables point into it */
     em_weights *weights;
-    em_tokenizer *tok;     /* NULL: none */
-    em_token_map map;      /* empty without Engram */
-    em_engram *engram;     /* NULL: no Engram layers */
+    em_tokenizer *tok; /* NULL: none */
+    em_token_map map;  /* empty without Engram */
+    em_engram *engram; /* NULL: no Engram layers */
     em_kv_cache *kv;
     em_backend *backend;
     em_backend_shape shape;
-    int32_t n_threads;     /* of the backend */
-    int32_t *suffix;       /* [max_batch_tokens, max_order] look-back classes of a step being asked for */
+    int32_t n_threads; /* of the backend */
+    int32_t *suffix;   /* [max_batch_tokens, max_order] look-back classes of a step being asked for */
     em_step_times times;
-    uint64_t lap_ns;       /* when the part of a step that is running now began */
+    uint64_t lap_ns; /* when the part of a step that is running now began */
     void (*on_progress)(void *ctx, const char *phase, double fraction);
     void *progress_ctx;
 };
@@ -186,11 +186,13 @@ static int open_text(em_model *m, const char *dir, em_error *err)
     if (r < 0)
         return r;
     if (m->map.n_classes != m->cfg.engram_n_classes)
-        return em_error_set(err, -EINVAL, "%s: the tokenizer gives %d Engram classes, but engram_compressed_vocab_size in "
-                                          "config.json is %d; every table row would be wrong: use the tokenizer.json of this model",
+        return em_error_set(err, -EINVAL,
+                            "%s: the tokenizer gives %d Engram classes, but engram_compressed_vocab_size in "
+                            "config.json is %d; every table row would be wrong: use the tokenizer.json of this model",
                             dir, m->map.n_classes, m->cfg.engram_n_classes);
     if (m->cfg.engram_pad_id >= m->map.n_ids)
-        return em_error_set(err, -EINVAL, "%s/config.json: engram_pad_token_id %d is not an id of the tokenizer (%d ids)", dir,
+        return em_error_set(err, -EINVAL,
+                            "%s/config.json: engram_pad_token_id %d is not an id of the tokenizer (%d ids)", dir,
                             m->cfg.engram_pad_id, m->map.n_ids);
     return 0;
 }
@@ -236,13 +238,15 @@ static int open_parts(em_model *m, const em_model_opts *opts, em_error *err)
 {
     int r;
     progress(m, "config", 0.0);
-    if ((r = em_model_config_load(opts->dir, &m->cfg, err)) < 0 || (r = em_model_shape(&m->cfg, opts, &m->shape, err)) < 0)
+    if ((r = em_model_config_load(opts->dir, &m->cfg, err)) < 0 ||
+        (r = em_model_shape(&m->cfg, opts, &m->shape, err)) < 0)
         return r;
     progress(m, "tokenizer", 0.0);
     if ((r = open_text(m, opts->dir, err)) < 0)
         return r;
     progress(m, "weights", 0.0);
-    if ((r = em_st_open(opts->dir, &m->files, err)) < 0 || (r = em_weights_load(&m->cfg, m->files, &m->weights, err)) < 0)
+    if ((r = em_st_open(opts->dir, &m->files, err)) < 0 ||
+        (r = em_weights_load(&m->cfg, m->files, &m->weights, err)) < 0)
         return r;
     m->n_threads = opts->n_threads ? opts->n_threads : em_cpu_count();
     em_cpu_opts co = {.n_threads = m->n_threads, .cpu_flags = em_cpu_flags() & opts->cpu_flags_mask};
@@ -343,7 +347,8 @@ uint64_t em_model_weight_bytes(const em_model *m)
 uint64_t em_model_kv_bytes(const em_model *m)
 {
     em_state_bytes b = em_cpu_state_bytes(&m->cfg, m->shape.block_tokens);
-    return (uint64_t)b.block * (uint64_t)m->shape.n_blocks + (uint64_t)b.slot * ((uint64_t)m->shape.n_slots + (uint64_t)m->shape.n_snapshots);
+    return (uint64_t)b.block * (uint64_t)m->shape.n_blocks +
+           (uint64_t)b.slot * ((uint64_t)m->shape.n_slots + (uint64_t)m->shape.n_snapshots);
 }
 
 void em_model_get_times(const em_model *m, em_step_times *ret_times)

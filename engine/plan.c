@@ -41,8 +41,8 @@ static int check_opts(const em_model_opts *opts, em_error *err)
     if (opts->n_threads < 0 || opts->n_threads > 1024)
         return em_error_set(err, -EINVAL, "--threads %d is outside 0 .. 1024", opts->n_threads);
     if (opts->kv_block_tokens < 0 || opts->kv_block_tokens > 1 << 16 || opts->kv_cache_bytes < 0)
-        return em_error_set(err, -EINVAL, "--kv-block-tokens %d or --kv-cache-bytes %lld is out of range", opts->kv_block_tokens,
-                            (long long)opts->kv_cache_bytes);
+        return em_error_set(err, -EINVAL, "--kv-block-tokens %d or --kv-cache-bytes %lld is out of range",
+                            opts->kv_block_tokens, (long long)opts->kv_cache_bytes);
     return 0;
 }
 

@@ -27,6 +27,31 @@ static void add(em_memory_plan *p, const char *name, const char *what, em_plan_p
         p->locked += bytes;
 }
 
+/* Where the tables lie; AUTO has been resolved. */
+static void add_tables(const em_plan_input *in, em_engram_tier tier, em_memory_plan *p)
+{
+    uint64_t bytes = in->weights.tables;
+    switch (tier) {
+    case EM_ENGRAM_TIER_AUTO: break;
+    case EM_ENGRAM_TIER_RAM:
+        p->engram_tier = "ram";
+        add(p, "engram_tables", "Engram tables, copied into memory", EM_PLACE_OWN, bytes, false);
+        break;
+    case EM_ENGRAM_TIER_SHARED:
+        p->engram_tier = "shared";
+        add(p, "engram_tables", "Engram tables, one copy for all processes", EM_PLACE_OWN, bytes, false);
+        break;
+    case EM_ENGRAM_TIER_MMAP:
+        p->engram_tier = "mmap";
+        add(p, "engram_tables", "Engram tables, rows read from the files", EM_PLACE_CACHED, bytes, false);
+        break;
+    case EM_ENGRAM_TIER_NVME:
+        p->engram_tier = "nvme";
+        add(p, "engram_tables", "Engram tables, rows read from the disk", EM_PLACE_CACHED, bytes, false);
+        break;
+    }
+}
+
 static void add_engram(const em_plan_input *in, em_memory_plan *p)
 {
     const em_model_config *cfg = in->cfg;
@@ -39,10 +64,7 @@ static void add_engram(const em_plan_input *in, em_memory_plan *p)
                            .n_heads = cfg->engram_n_heads,
                            .head_dim = cfg->engram_head_dim};
     int32_t tickets = in->opts.max_tickets ? in->opts.max_tickets : EM_MODEL_TICKETS;
-    bool mapped = tier == EM_ENGRAM_TIER_MMAP;
-    p->engram_tier = mapped ? "mmap" : "ram";
-    add(p, "engram_tables", mapped ? "Engram tables, rows read from the files" : "Engram tables, copied into memory",
-        mapped ? EM_PLACE_CACHED : EM_PLACE_OWN, in->weights.tables, false);
+    add_tables(in, tier, p);
     add(p, "engram_staging", "Engram rows in flight, and the look-backs they are asked with", EM_PLACE_OWN,
         em_engram_staging_bytes(&spec, in->opts.max_batch_tokens, tickets) +
             (uint64_t)in->opts.max_batch_tokens * (uint64_t)cfg->engram_max_order * sizeof(int32_t),
