@@ -35,7 +35,8 @@ struct em_engine {
 static const struct {
     const char *name;
     em_engram_tier tier;
-} tier_names[] = {{"auto", EM_ENGRAM_TIER_AUTO}, {"ram", EM_ENGRAM_TIER_RAM}, {"mmap", EM_ENGRAM_TIER_MMAP}};
+} tier_names[] = {{"auto", EM_ENGRAM_TIER_AUTO}, {"ram", EM_ENGRAM_TIER_RAM}, {"shared", EM_ENGRAM_TIER_SHARED},
+                  {"mmap", EM_ENGRAM_TIER_MMAP}, {"nvme", EM_ENGRAM_TIER_NVME}};
 
 static int parse_tier(const char *name, em_engram_tier *ret_tier, em_error *err)
 {
@@ -45,7 +46,7 @@ static int parse_tier(const char *name, em_engram_tier *ret_tier, em_error *err)
             return 0;
         }
     }
-    return em_error_set(err, -EINVAL, "engram tier '%s' is unknown: use auto, ram or mmap.", name);
+    return em_error_set(err, -EINVAL, "engram tier '%s' is unknown: use auto, ram, shared, mmap or nvme.", name);
 }
 
 const char *em_engine_tier_name(em_engram_tier tier)
@@ -67,6 +68,7 @@ static int check_opts(const em_engine_opts *opts, em_error *err)
         {"the number of sequences", opts->max_seqs},        {"the number of batched tokens", opts->max_batch_tokens},
         {"the size of the KV cache", opts->kv_cache_bytes}, {"the size of a KV block", opts->kv_block_tokens},
         {"the length of the queue", opts->max_queue},       {"the size of the snapshots", opts->snapshot_bytes},
+        {"the size of the Engram cache", opts->engram_cache_bytes},
     };
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         if (sizes[i].value < 0)
@@ -91,6 +93,8 @@ int em_engine_model_opts(const em_engine_opts *opts, em_model_opts *ret_opts, em
         .snapshot_bytes = opts->snapshot_bytes ? opts->snapshot_bytes : DEFAULT_SNAPSHOT_BYTES,
         .kv_cache_bytes = opts->kv_cache_bytes,
         .kv_block_tokens = opts->kv_block_tokens,
+        .engram_shared_dir = opts->engram_shared_dir,
+        .engram_cache_bytes = opts->engram_cache_bytes,
         .cpu_flags_mask = ~0u,
         .on_progress = opts->on_progress,
         .progress_ctx = opts->progress_ctx,

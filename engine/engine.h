@@ -28,16 +28,18 @@
 
 typedef struct em_engine_opts {
     const char *model_dir;
-    int32_t n_threads;        /* compute threads; 0: as many as the process may use */
-    int32_t max_len;          /* --max-model-len; 0: the model's */
-    int32_t max_seqs;         /* --max-num-seqs: sequences that share a step */
-    int32_t max_batch_tokens; /* --max-num-batched-tokens: tokens in one step */
-    int64_t kv_cache_bytes;   /* --kv-cache-bytes; 0: default */
-    int32_t kv_block_tokens;  /* --kv-block-tokens; 0: default */
-    const char *engram_tier;  /* "auto", "ram", "mmap" */
-    int32_t max_queue;        /* requests waiting at most; submit gives -EBUSY beyond */
-    bool no_prefix_cache;     /* prompts share nothing, not even the samples of one request */
-    int64_t snapshot_bytes;   /* for saved states at block boundaries, where a prompt can resume; 0: default */
+    int32_t n_threads;             /* compute threads; 0: as many as the process may use */
+    int32_t max_len;               /* --max-model-len; 0: the model's */
+    int32_t max_seqs;              /* --max-num-seqs: sequences that share a step */
+    int32_t max_batch_tokens;      /* --max-num-batched-tokens: tokens in one step */
+    int64_t kv_cache_bytes;        /* --kv-cache-bytes; 0: default */
+    int32_t kv_block_tokens;       /* --kv-block-tokens; 0: default */
+    const char *engram_tier;       /* "auto", "ram", "shared", "mmap", "nvme" */
+    const char *engram_shared_dir; /* --engram-shared-dir: of the shared tier; NULL: /dev/shm */
+    int64_t engram_cache_bytes;    /* --engram-cache-bytes: rows read lately, in the nvme tier; 0: none */
+    int32_t max_queue;             /* requests waiting at most; submit gives -EBUSY beyond */
+    bool no_prefix_cache;          /* prompts share nothing, not even the samples of one request */
+    int64_t snapshot_bytes;        /* for saved states at block boundaries, where a prompt can resume; 0: default */
     void (*on_progress)(void *ctx, const char *phase, double fraction); /* while opening; may be NULL */
     void *progress_ctx;
 } em_engine_opts;
@@ -59,7 +61,7 @@ typedef struct em_engine_info {
     uint64_t weight_bytes, table_bytes, kv_bytes; /* memory by kind */
     int32_t kv_block_tokens;                      /* positions of one block of the KV cache */
     int32_t n_engram_tables;
-    const char *engram_tier; /* "ram", "mmap"; "none" without tables */
+    const char *engram_tier; /* "ram", "shared", "mmap", "nvme"; "none" without tables */
 } em_engine_info;
 void em_engine_get_info(const em_engine *e, em_engine_info *ret_info);
 

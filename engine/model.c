@@ -217,13 +217,21 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
         spec.table[i] = (em_engram_source){.layer = cfg->engram_layer[i],
                                            .n_rows = ew->n_rows,
                                            .codes = ew->rows->data,
-                                           .scales = ew->dtype == EM_DTYPE_FP8 ? ew->scales->data : NULL};
+                                           .codes_fd = em_st_fd(m->files, ew->rows->file_idx),
+                                           .codes_offset = ew->rows->file_offset};
+        if (ew->dtype == EM_DTYPE_FP8) {
+            spec.table[i].scales = ew->scales->data;
+            spec.table[i].scales_fd = em_st_fd(m->files, ew->scales->file_idx);
+            spec.table[i].scales_offset = ew->scales->file_offset;
+        }
     }
     em_engram_opts eo = {.tier = opts->engram_tier,
                          .max_tokens = m->shape.max_batch_tokens,
                          .max_tickets = opts->max_tickets ? opts->max_tickets : EM_MODEL_TICKETS,
-                         .n_threads = 1,
+                         .n_threads = 0,
                          .mem = m->backend->mem,
+                         .shared_dir = opts->engram_shared_dir,
+                         .cache_bytes = (uint64_t)opts->engram_cache_bytes,
                          .on_progress = engram_progress,
                          .progress_ctx = m};
     char text[sizeof err->text];

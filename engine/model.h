@@ -25,8 +25,10 @@ typedef struct em_model_opts {
     int64_t kv_cache_bytes;   /* KV blocks; 0: enough for max_seqs short sequences and at least one of max_len */
     int32_t kv_block_tokens;  /* 0: default; rounded up to a multiple of every ratio */
     em_engram_tier engram_tier;
-    int32_t max_tickets;     /* Engram tickets out at a time; 0: 4 */
-    unsigned cpu_flags_mask; /* kernel tiers allowed; all ones: what the machine has; 0: plain C */
+    const char *engram_shared_dir; /* of the shared tier; NULL: /dev/shm */
+    int64_t engram_cache_bytes;    /* rows read lately, in the nvme tier; 0: none */
+    int32_t max_tickets;           /* Engram tickets out at a time; 0: 4 */
+    unsigned cpu_flags_mask;       /* kernel tiers allowed; all ones: what the machine has; 0: plain C */
     void (*on_progress)(void *ctx, const char *phase, double fraction); /* may be NULL */
     void *progress_ctx;
 } em_model_opts;

@@ -36,9 +36,9 @@ typedef struct em_config {
     char *model; /* directory; empty: the one that comes with the program */
     em_strings served_model_name;
     int64_t max_model_len, max_num_seqs, max_num_batched_tokens;
-    int64_t kv_cache_bytes, kv_block_tokens, prefix_snapshot_bytes;
+    int64_t engram_cache_bytes, kv_cache_bytes, kv_block_tokens, prefix_snapshot_bytes;
     bool no_prefix_cache;
-    char *engram_tier, *backend, *math;
+    char *engram_tier, *engram_shared_dir, *backend, *math;
     int64_t threads;
 
     /* where and for whom */

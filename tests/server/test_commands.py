@@ -162,9 +162,14 @@ class Score(Case):
         self.assertEqual((0, b""), (r.returncode, r.stderr))
         self.assertRegex(r.stdout.decode(), r"^tokens +\d+ in \d+ windows\nsum_logprob -\d+\.\d+\nperplexity +\d+\.\d+\n$")
 
-    def test_chunks_and_threads_do_not_matter(self):
+    def test_chunks_threads_and_tiers_do_not_matter(self):
         want = self.score("--max-model-len", "64", self.path)
         self.assertEqual(want, self.score("--max-model-len", "64", "-", stdin=self.text.encode()))
+        with tempfile.TemporaryDirectory() as folder:
+            for tier in "ram", "mmap", "nvme", "shared", "shared":
+                self.assertEqual(want, self.score("--max-model-len", "64", "--engram-tier", tier,
+                                                  "--engram-shared-dir", folder, self.path), tier)
+            self.assertEqual(1, len(os.listdir(folder)))
         self.assertEqual(want, self.score("--max-model-len", "64", "--threads", "1", "--max-num-batched-tokens", "5",
                                           self.path))
 
