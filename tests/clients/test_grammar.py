@@ -271,7 +271,7 @@ def check_regexes(program, vocabulary, seed, n):
 def main(argv):
     if len(argv) != 4:
         sys.exit(__doc__)
-    seed = int(os.environ.get("ENGRAMD_TEST_SEED", "0"), 0) or random.SystemRandom().randrange(1, 2**31)
+    seed = int(os.environ.get("ENGRAMD_TEST_SEED", "0"), 0) or 1
     print(f"seed {seed}", flush=True)
     program, small, large = argv[1:]
     check_schemas(program, small, seed, N_SCHEMAS)

@@ -18,7 +18,7 @@ import swarm
 import workload
 from swarm import harness
 
-SEED = int(os.environ.get("ENGRAMD_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+SEED = int(os.environ.get("ENGRAMD_TEST_SEED") or 1)
 PROBE = {"prompt": [300, 301, 302], "max_tokens": 12, "temperature": 1, "seed": 5, "ignore_eos": True, "return_token_ids": True}
 ENDLESS = {"prompt": [300], "max_tokens": 2000, "temperature": 0, "ignore_eos": True, "stream": True}
 LONG_PROMPT = {"prompt": workload.some_ids(random.Random(1), 1500), "max_tokens": 4, "temperature": 0, "ignore_eos": True}
