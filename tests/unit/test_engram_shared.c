@@ -340,7 +340,7 @@ START_TEST(no_room_is_a_sentence)
     em_pcg64_seed(&rng, test_seed(8));
     model m = make_model(&rng, EM_ENGRAM_FP8, 1, 32, 50);
     em_engram_opts opts = shared_opts();
-    size_t bytes = (size_t)1 << 45; /* 32 TiB of address space of nothing: no folder has room for it */
+    size_t bytes = (size_t)1 << 40; /* 1 TiB of address space of nothing: no folder has room for it */
     uint8_t *nothing = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     ck_assert_ptr_ne(nothing, MAP_FAILED);
     make_dir();
