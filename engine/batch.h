@@ -19,8 +19,8 @@ typedef struct em_batch_seq {
 typedef struct em_batch {
     em_batch_seq *seqs; /* each sequence at most once */
     int32_t n_seqs;
-    int32_t n_tokens;   /* sum over the sequences */
-    int32_t n_logits;   /* sum over the sequences */
+    int32_t n_tokens; /* sum over the sequences */
+    int32_t n_logits; /* sum over the sequences */
 } em_batch;
 
 #endif

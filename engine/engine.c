@@ -35,8 +35,11 @@ struct em_engine {
 static const struct {
     const char *name;
     em_engram_tier tier;
-} tier_names[] = {{"auto", EM_ENGRAM_TIER_AUTO}, {"ram", EM_ENGRAM_TIER_RAM}, {"shared", EM_ENGRAM_TIER_SHARED},
-                  {"mmap", EM_ENGRAM_TIER_MMAP}, {"nvme", EM_ENGRAM_TIER_NVME}};
+} tier_names[] = {{"auto", EM_ENGRAM_TIER_AUTO},
+                  {"ram", EM_ENGRAM_TIER_RAM},
+                  {"shared", EM_ENGRAM_TIER_SHARED},
+                  {"mmap", EM_ENGRAM_TIER_MMAP},
+                  {"nvme", EM_ENGRAM_TIER_NVME}};
 
 static int parse_tier(const char *name, em_engram_tier *ret_tier, em_error *err)
 {
@@ -64,10 +67,14 @@ static int check_opts(const em_engine_opts *opts, em_error *err)
         const char *name;
         int64_t value;
     } sizes[] = {
-        {"the number of threads", opts->n_threads},         {"the model length", opts->max_len},
-        {"the number of sequences", opts->max_seqs},        {"the number of batched tokens", opts->max_batch_tokens},
-        {"the size of the KV cache", opts->kv_cache_bytes}, {"the size of a KV block", opts->kv_block_tokens},
-        {"the length of the queue", opts->max_queue},       {"the size of the snapshots", opts->snapshot_bytes},
+        {"the number of threads", opts->n_threads},
+        {"the model length", opts->max_len},
+        {"the number of sequences", opts->max_seqs},
+        {"the number of batched tokens", opts->max_batch_tokens},
+        {"the size of the KV cache", opts->kv_cache_bytes},
+        {"the size of a KV block", opts->kv_block_tokens},
+        {"the length of the queue", opts->max_queue},
+        {"the size of the snapshots", opts->snapshot_bytes},
         {"the size of the Engram cache", opts->engram_cache_bytes},
     };
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {

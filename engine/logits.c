@@ -89,8 +89,8 @@ static void ban(em_logit_editor *ed, const em_logit_bans *bans)
             ed->logits[i] = -INFINITY;
 }
 
-const float *em_logits_edit(em_logit_editor *ed, const float *logits, const em_logit_rules *rules, const em_logit_bans *bans,
-                            const int32_t *ids, int32_t n_prompt, int32_t n_ids)
+const float *em_logits_edit(em_logit_editor *ed, const float *logits, const em_logit_rules *rules,
+                            const em_logit_bans *bans, const int32_t *ids, int32_t n_prompt, int32_t n_ids)
 {
     memcpy(ed->logits, logits, (size_t)ed->vocab_size * sizeof(*logits));
     if (repeats_matter(rules))

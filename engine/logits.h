@@ -29,9 +29,9 @@ typedef struct em_logit_rules {
 
 /* Tokens that may not come at this step. */
 typedef struct em_logit_bans {
-    const int32_t *id;     /* [n_id] */
+    const int32_t *id; /* [n_id] */
     int32_t n_id;
-    const uint64_t *mask;  /* bit i set: token i may come; NULL: all may */
+    const uint64_t *mask; /* bit i set: token i may come; NULL: all may */
 } em_logit_bans;
 
 /* True when neither rules nor bans change anything: the logits can be used as they are. */
@@ -43,7 +43,7 @@ em_logit_editor *em_logit_editor_free(em_logit_editor *ed);                /* NU
 
 /* The changed copy of logits [vocab_size], valid until the next call. ids: the whole sequence [n_ids], of which the first
  * n_prompt are the prompt. Ids outside the vocabulary are ignored. */
-const float *em_logits_edit(em_logit_editor *ed, const float *logits, const em_logit_rules *rules, const em_logit_bans *bans,
-                            const int32_t *ids, int32_t n_prompt, int32_t n_ids);
+const float *em_logits_edit(em_logit_editor *ed, const float *logits, const em_logit_rules *rules,
+                            const em_logit_bans *bans, const int32_t *ids, int32_t n_prompt, int32_t n_ids);
 
 #endif

@@ -27,6 +27,14 @@ static void add(em_memory_plan *p, const char *name, const char *what, em_plan_p
         p->locked += bytes;
 }
 
+/* Scales of FP8 rows: one byte for 32 columns, beside the rows; the nvme tier copies them into memory. */
+static uint64_t scale_bytes(const em_plan_input *in)
+{
+    if (in->weights.table_dtype != EM_DTYPE_FP8)
+        return 0;
+    return in->weights.tables / 33; /* 32 bytes of codes and one of scale */
+}
+
 /* Where the tables lie; AUTO has been resolved. */
 static void add_tables(const em_plan_input *in, em_engram_tier tier, em_memory_plan *p)
 {
@@ -48,6 +56,8 @@ static void add_tables(const em_plan_input *in, em_engram_tier tier, em_memory_p
     case EM_ENGRAM_TIER_NVME:
         p->engram_tier = "nvme";
         add(p, "engram_tables", "Engram tables, rows read from the disk", EM_PLACE_CACHED, bytes, false);
+        add(p, "engram_cache", "Engram rows read lately, and the tables' scales", EM_PLACE_OWN,
+            (uint64_t)in->opts.engram_cache_bytes + scale_bytes(in), false);
         break;
     }
 }

@@ -9,7 +9,7 @@
 #include "engine/base/clock.h"
 
 #define MAX_WAIT_S 3600 /* the longest estimate */
-#define N_BUCKETS 1024 /* ids are consecutive, so their low bits spread them evenly */
+#define N_BUCKETS 1024  /* ids are consecutive, so their low bits spread them evenly */
 
 struct em_request_queue {
     pthread_mutex_t lock;

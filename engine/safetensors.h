@@ -23,19 +23,34 @@
 #define EM_ST_MAX_FILES 4096
 
 typedef enum em_st_dtype {
-    EM_ST_F64, EM_ST_F32, EM_ST_F16, EM_ST_BF16, EM_ST_I64, EM_ST_I32, EM_ST_I16, EM_ST_I8, EM_ST_U8, EM_ST_BOOL,
-    EM_ST_F8_E4M3, EM_ST_F8_E5M2, EM_ST_F8_E8M0, EM_ST_F4, EM_ST_U16, EM_ST_U32, EM_ST_U64,
+    EM_ST_F64,
+    EM_ST_F32,
+    EM_ST_F16,
+    EM_ST_BF16,
+    EM_ST_I64,
+    EM_ST_I32,
+    EM_ST_I16,
+    EM_ST_I8,
+    EM_ST_U8,
+    EM_ST_BOOL,
+    EM_ST_F8_E4M3,
+    EM_ST_F8_E5M2,
+    EM_ST_F8_E8M0,
+    EM_ST_F4,
+    EM_ST_U16,
+    EM_ST_U32,
+    EM_ST_U64,
 } em_st_dtype;
 
 typedef struct em_st_tensor {
-    const char *name;    /* as in the file, NUL-terminated, owned by the set */
+    const char *name; /* as in the file, NUL-terminated, owned by the set */
     em_st_dtype dtype;
     int32_t n_dims;
     int64_t shape[EM_ST_MAX_DIMS];
     const uint8_t *data; /* mapped; NULL when bytes is 0 */
     uint64_t bytes;
-    int32_t file_idx;    /* which file, for sentences and for tiers that read rows themselves */
-    uint64_t file_offset;/* bytes from the start of that file */
+    int32_t file_idx;     /* which file, for sentences and for tiers that read rows themselves */
+    uint64_t file_offset; /* bytes from the start of that file */
 } em_st_tensor;
 
 typedef struct em_st_set em_st_set;
@@ -45,11 +60,11 @@ int em_st_open(const char *dir, em_st_set **ret_set, em_error *err);
 em_st_set *em_st_close(em_st_set *set); /* NULL is fine; returns NULL; unmaps: no view may be used afterwards */
 
 size_t em_st_count(const em_st_set *set);
-const em_st_tensor *em_st_get(const em_st_set *set, size_t i);              /* i < count, sorted by name */
-const em_st_tensor *em_st_find(const em_st_set *set, const char *name);     /* NULL: no such tensor */
+const em_st_tensor *em_st_get(const em_st_set *set, size_t i);          /* i < count, sorted by name */
+const em_st_tensor *em_st_find(const em_st_set *set, const char *name); /* NULL: no such tensor */
 const char *em_st_path(const em_st_set *set, int32_t file_idx);
 int em_st_fd(const em_st_set *set, int32_t file_idx);
-const char *em_st_dtype_name(em_st_dtype dtype);                            /* "BF16" */
+const char *em_st_dtype_name(em_st_dtype dtype); /* "BF16" */
 
 /* Parses one header: the JSON text after the 8-byte length; data_bytes follow it in the file. Calls on_tensor for
  * each entry (data left NULL, file_offset relative to the data section); a negative return stops and is passed on.

@@ -25,7 +25,7 @@ typedef struct em_top_logprob {
     float logprob;
 } em_top_logprob;
 
-typedef struct em_sampler em_sampler; /* scratch for one vocabulary; one thread at a time */
+typedef struct em_sampler em_sampler;                             /* scratch for one vocabulary; one thread at a time */
 int em_sampler_new(int32_t vocab_size, em_sampler **ret_sampler); /* vocab_size >= 1; -EINVAL, -ENOMEM */
 em_sampler *em_sampler_free(em_sampler *s);
 

@@ -24,9 +24,9 @@ int em_tokenizer_parse(const char *json, size_t len, const char *config_json, si
                        em_tokenizer **ret_tok, em_error *err);
 em_tokenizer *em_tokenizer_free(em_tokenizer *tok); /* NULL is fine; returns NULL */
 
-int32_t em_tokenizer_size(const em_tokenizer *tok);    /* ids 0 .. size-1, added tokens included */
-bool em_tokenizer_add_bos(const em_tokenizer *tok);    /* tokenizer_config.json: add_bos_token */
-int32_t em_tokenizer_bos(const em_tokenizer *tok);     /* id of bos_token in tokenizer_config.json; -1: none */
+int32_t em_tokenizer_size(const em_tokenizer *tok); /* ids 0 .. size-1, added tokens included */
+bool em_tokenizer_add_bos(const em_tokenizer *tok); /* tokenizer_config.json: add_bos_token */
+int32_t em_tokenizer_bos(const em_tokenizer *tok);  /* id of bos_token in tokenizer_config.json; -1: none */
 
 /* Growing list of ids; em_ids_done frees. */
 typedef struct em_ids {
@@ -39,7 +39,8 @@ void em_ids_done(em_ids *ids);
 /* Appends the ids of valid UTF-8 text. special: spellings of added tokens become their ids (leftmost, longest); else
  * they are ordinary text. No BOS is added. Linear time in the length of the text, whatever it is.
  * max_ids: stop with -E2BIG once more than this many ids were appended (0: no limit). -ENOMEM. */
-int em_tokenizer_encode(const em_tokenizer *tok, const char *text, size_t len, bool special, size_t max_ids, em_ids *ids);
+int em_tokenizer_encode(const em_tokenizer *tok, const char *text, size_t len, bool special, size_t max_ids,
+                        em_ids *ids);
 
 /* Where text can be cut so that the ids of both parts are the ids of the whole, whatever is behind its end: the last
  * such place; 0: none. */

@@ -19,8 +19,8 @@ typedef struct em_hc_weights {
 } em_hc_weights;
 
 typedef struct em_expert_weights {
-    em_matrix w1, w3;   /* [moe_inter, H]: gate, up */
-    em_matrix w2;       /* [H, moe_inter]: down */
+    em_matrix w1, w3; /* [moe_inter, H]: gate, up */
+    em_matrix w2;     /* [H, moe_inter]: down */
 } em_expert_weights;
 
 typedef struct em_engram_weights {
@@ -37,43 +37,43 @@ typedef struct em_layer_weights {
     const float *attn_norm, *ffn_norm; /* [H] */
     em_hc_weights hc_attn, hc_ffn;
 
-    em_matrix wq_a;              /* [q_lora_rank, H] */
-    const float *q_norm;         /* [q_lora_rank] */
-    em_matrix wq_b;              /* [n_heads * D, q_lora_rank] */
-    em_matrix wkv;               /* [D, H] */
-    const float *kv_norm;        /* [D] */
-    const float *attn_sink;      /* [n_heads] */
-    em_matrix wo_a;              /* [o_groups * o_lora_rank, n_heads * D / o_groups] */
-    em_matrix wo_b;              /* [H, o_groups * o_lora_rank] */
+    em_matrix wq_a;         /* [q_lora_rank, H] */
+    const float *q_norm;    /* [q_lora_rank] */
+    em_matrix wq_b;         /* [n_heads * D, q_lora_rank] */
+    em_matrix wkv;          /* [D, H] */
+    const float *kv_norm;   /* [D] */
+    const float *attn_sink; /* [n_heads] */
+    em_matrix wo_a;         /* [o_groups * o_lora_rank, n_heads * D / o_groups] */
+    em_matrix wo_b;         /* [H, o_groups * o_lora_rank] */
 
     /* KV sources only (role.kv_source_idx >= 0) */
-    em_matrix comp_wkv;          /* [D, H] */
-    em_matrix comp_wgate;        /* [D, H]; rows = 0 when ratio is 1 */
-    const float *comp_norm;      /* [D] */
-    em_matrix index_wk;          /* [index_head_dim, D] */
-    const float *index_k_norm;   /* [index_head_dim] */
+    em_matrix comp_wkv;        /* [D, H] */
+    em_matrix comp_wgate;      /* [D, H]; rows = 0 when ratio is 1 */
+    const float *comp_norm;    /* [D] */
+    em_matrix index_wk;        /* [index_head_dim, D] */
+    const float *index_k_norm; /* [index_head_dim] */
 
     /* index sources only */
-    em_matrix index_wq_b;        /* [index_n_heads * index_head_dim, q_lora_rank] */
-    em_matrix index_weights_proj;/* [index_n_heads, H] */
+    em_matrix index_wq_b;         /* [index_n_heads * index_head_dim, q_lora_rank] */
+    em_matrix index_weights_proj; /* [index_n_heads, H] */
 
-    em_matrix router;            /* [n_experts, H] */
-    const float *router_bias;    /* [n_experts] */
-    em_expert_weights *experts;  /* [n_experts] */
+    em_matrix router;           /* [n_experts, H] */
+    const float *router_bias;   /* [n_experts] */
+    em_expert_weights *experts; /* [n_experts] */
     em_expert_weights shared;
 
     const em_engram_weights *engram; /* NULL unless an Engram layer */
 } em_layer_weights;
 
 typedef struct em_weights {
-    em_matrix embed;             /* [vocab, H] */
-    em_matrix head;              /* [vocab, H] */
-    const float *norm;           /* [H] */
-    em_layer_weights *layers;    /* [n_layers] */
+    em_matrix embed;          /* [vocab, H] */
+    em_matrix head;           /* [vocab, H] */
+    const float *norm;        /* [H] */
+    em_layer_weights *layers; /* [n_layers] */
     em_engram_weights engram[EM_MAX_ENGRAM_LAYERS];
-    uint64_t bytes;              /* mapped bytes of all text-model tensors, tables left out */
-    uint64_t table_bytes;        /* mapped bytes of the Engram tables */
-    void *owned;                 /* internal: arena of the widened vectors */
+    uint64_t bytes;       /* mapped bytes of all text-model tensors, tables left out */
+    uint64_t table_bytes; /* mapped bytes of the Engram tables */
+    void *owned;          /* internal: arena of the widened vectors */
 } em_weights;
 
 int em_weights_load(const em_model_config *cfg, const em_st_set *set, em_weights **ret_weights, em_error *err);
@@ -83,10 +83,10 @@ em_weights *em_weights_free(em_weights *w); /* NULL is fine; returns NULL */
 
 /* From the headers alone; nothing of the tensors' data is read. */
 typedef struct em_weights_sizes {
-    uint64_t mapped; /* tensors of the text model, tables left out */
-    uint64_t tables; /* Engram tables */
+    uint64_t mapped;      /* tensors of the text model, tables left out */
+    uint64_t tables;      /* Engram tables */
     em_dtype table_dtype; /* of their rows; F32 without tables */
-    uint64_t owned;  /* what em_weights_load allocates: widened vectors, copies of misaligned matrices, lists */
+    uint64_t owned;       /* what em_weights_load allocates: widened vectors, copies of misaligned matrices, lists */
 } em_weights_sizes;
 int em_weights_measure(const em_model_config *cfg, const em_st_set *set, em_weights_sizes *ret_sizes, em_error *err);
 

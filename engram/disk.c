@@ -80,7 +80,8 @@ static uint32_t direct_align(int fd)
 static bool can_read_direct(const em_disk *disk, int32_t table_idx, int fd)
 {
     em_span span = em_disk_span(disk, table_idx, 0);
-    void *block = aligned_alloc(LARGEST_ALIGN, (span.bytes + LARGEST_ALIGN - 1) / LARGEST_ALIGN * LARGEST_ALIGN);
+    void *block =
+        aligned_alloc(LARGEST_ALIGN, ((size_t)span.bytes + LARGEST_ALIGN - 1) / LARGEST_ALIGN * LARGEST_ALIGN);
     bool fine = block && pread(fd, block, span.bytes, (off_t)span.offset) >= (ssize_t)(span.row_at + disk->row_bytes);
     free(block);
     return fine;

@@ -37,9 +37,9 @@ typedef enum em_engram_dtype {
 } em_engram_dtype;
 
 typedef enum em_engram_tier {
-    EM_ENGRAM_TIER_AUTO, /* ram when the table is small (64 MiB in all), else mmap */
-    EM_ENGRAM_TIER_RAM,  /* copied once into memory of the library's own, huge pages where there are any */
-    EM_ENGRAM_TIER_MMAP, /* rows read from the caller's mapping (page cache), random-access advice */
+    EM_ENGRAM_TIER_AUTO,   /* ram when the table is small (64 MiB in all), else mmap */
+    EM_ENGRAM_TIER_RAM,    /* copied once into memory of the library's own, huge pages where there are any */
+    EM_ENGRAM_TIER_MMAP,   /* rows read from the caller's mapping (page cache), random-access advice */
     EM_ENGRAM_TIER_SHARED, /* one copy per machine: a file in shared_dir that all processes map, see em_engram_opts */
     EM_ENGRAM_TIER_NVME, /* rows read from their files when they are asked for, scales in memory; see em_engram_opts */
 } em_engram_tier;
@@ -69,29 +69,29 @@ typedef struct em_engram_source {
 /* What the tables are, as data: enough for the released models (one prime_start for all orders, seed 0) and for the
  * program published with the paper (a start for each order). */
 typedef struct em_engram_spec {
-    int32_t n_tables;      /* 1..EM_ENGRAM_MAX_TABLES */
+    int32_t n_tables; /* 1..EM_ENGRAM_MAX_TABLES */
     em_engram_source table[EM_ENGRAM_MAX_TABLES];
     em_engram_dtype dtype;
-    int32_t max_order;     /* n-gram orders 2..max_order, current token included */
-    int32_t n_heads;       /* hash heads per order */
-    int32_t head_dim;      /* columns of a row; a multiple of 32 for FP8 */
-    int64_t prime_start;   /* engram_vocab_size: buckets are the primes from here upward */
+    int32_t max_order;                            /* n-gram orders 2..max_order, current token included */
+    int32_t n_heads;                              /* hash heads per order */
+    int32_t head_dim;                             /* columns of a row; a multiple of 32 for FP8 */
+    int64_t prime_start;                          /* engram_vocab_size: buckets are the primes from here upward */
     int64_t order_start[EM_ENGRAM_MAX_ORDER - 1]; /* where order 2, 3, ... begins instead; 0: at prime_start */
-    uint64_t seed;         /* of the multipliers; 10007 * layer is added to it */
-    int32_t n_classes;     /* V: compressed vocabulary size */
-    int32_t pad_class;     /* class of the pad token: what look-backs past the start become */
+    uint64_t seed;                                /* of the multipliers; 10007 * layer is added to it */
+    int32_t n_classes;                            /* V: compressed vocabulary size */
+    int32_t pad_class;                            /* class of the pad token: what look-backs past the start become */
 } em_engram_spec;
 
 typedef struct em_engram_opts {
     em_engram_tier tier;
-    int32_t max_tokens;    /* most tokens in one ask */
-    int32_t max_tickets;   /* tickets that can be out at a time; ask fails with -EAGAIN beyond */
-    int32_t n_threads;     /* gather threads; 0 means 1. Where the nvme tier must do without io_uring it has 48 or more */
-    em_engram_mem mem;     /* alloc NULL: plain memory */
+    int32_t max_tokens;  /* most tokens in one ask */
+    int32_t max_tickets; /* tickets that can be out at a time; ask fails with -EAGAIN beyond */
+    int32_t n_threads;   /* gather threads; 0 means 1. Where the nvme tier must do without io_uring it has 48 or more */
+    em_engram_mem mem;   /* alloc NULL: plain memory */
     /* shared tier: an existing folder, best one in memory; NULL: /dev/shm. Open waits while another process fills the
      * copy. The file stays there after close, for the next process; only its owner can use it. */
     const char *shared_dir;
-    uint64_t cache_bytes;  /* nvme tier: memory for rows that were read lately; 0: none */
+    uint64_t cache_bytes; /* nvme tier: memory for rows that were read lately; 0: none */
     /* Trust nothing: a shared copy is used only when its rows still have the checksum they were written with, and every
      * row that is given out is compared with its source's file, which must be told. Slow; for finding out. */
     bool verify;
@@ -114,13 +114,13 @@ size_t em_engram_staging_bytes(const em_engram_spec *spec, int32_t max_tokens, i
 /* Buckets and multipliers of one table (spec 5.3, 5.4, appendix B). */
 typedef struct em_engram_hash {
     int32_t max_order, n_heads;
-    int32_t n_cols;                              /* (max_order - 1) * n_heads */
+    int32_t n_cols; /* (max_order - 1) * n_heads */
     int32_t pad_class;
-    int64_t multiplier[EM_ENGRAM_MAX_ORDER];     /* M_0 belongs to the current token */
-    int64_t prime[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS];  /* column n_heads * (order - 2) + head */
+    int64_t multiplier[EM_ENGRAM_MAX_ORDER];                              /* M_0 belongs to the current token */
+    int64_t prime[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS];       /* column n_heads * (order - 2) + head */
     uint64_t reciprocal[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS]; /* (2^64 - 1) / prime, for an exact % */
-    int64_t offset[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS]; /* first row of each column's bucket */
-    int64_t n_rows;                              /* sum of the primes */
+    int64_t offset[(EM_ENGRAM_MAX_ORDER - 1) * EM_ENGRAM_MAX_HEADS];      /* first row of each column's bucket */
+    int64_t n_rows;                                                       /* sum of the primes */
 } em_engram_hash;
 
 /* Fills hash[0 .. n_tables-1] from the spec's sizes (its sources' pointers are not looked at). -EINVAL with a
@@ -158,7 +158,7 @@ void em_engram_table_view(const em_engram *g, int32_t table_idx, em_engram_table
 /* Copies n rows side by side on the calling thread, without a ticket: codes [n, row_bytes], scales [n, scale_bytes] or
  * NULL as the view says. The ids must be inside the table. 0, or -EIO: the nvme tier could not read a row. */
 int em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *row_id, size_t n, uint8_t *codes,
-                         uint8_t *scales);
+                        uint8_t *scales);
 
 /* Asks for the rows of n_tokens tokens in all tables: hashes on the calling thread, queues the gather, returns at
  * once (in the ram tier a handful of rows is copied right here: cheaper than waking a thread). suffix: [n_tokens,
@@ -173,10 +173,10 @@ int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engr
 /* The rows of one table, side by side. */
 typedef struct em_engram_rows {
     int32_t n_tokens, n_cols;
-    const uint8_t *codes;   /* [n_tokens, n_cols, row_bytes]: the input of wkv, still packed */
-    const uint8_t *scales;  /* [n_tokens, n_cols, head_dim / 32] UE8M0 or [n_tokens, n_cols] float32, else NULL */
-    const int64_t *row_id;  /* [n_tokens, n_cols] */
-    const uint32_t *ready;  /* becomes EM_ENGRAM_READY (release order) when codes and scales are in place: a device
+    const uint8_t *codes;  /* [n_tokens, n_cols, row_bytes]: the input of wkv, still packed */
+    const uint8_t *scales; /* [n_tokens, n_cols, head_dim / 32] UE8M0 or [n_tokens, n_cols] float32, else NULL */
+    const int64_t *row_id; /* [n_tokens, n_cols] */
+    const uint32_t *ready; /* becomes EM_ENGRAM_READY (release order) when codes and scales are in place: a device
                              * stream can wait for this word; it lies in memory of the em_engram_mem pair */
 } em_engram_rows;
 
@@ -200,27 +200,27 @@ em_engram_ticket *em_engram_release(em_engram_ticket *t);
 /* Each (ticket, table) counts once in one of them, when it is first taken. */
 typedef struct em_engram_table_stats {
     int32_t layer;
-    uint64_t rows;                           /* asked for */
-    uint64_t waits, wait_ns;                 /* takes that found rows missing, and how long they waited in all */
+    uint64_t rows;                             /* asked for */
+    uint64_t waits, wait_ns;                   /* takes that found rows missing, and how long they waited in all */
     uint64_t wait_bucket[EM_ENGRAM_N_BUCKETS]; /* of all takes; those that found all in place waited 0 */
-    uint64_t lead_ns;                        /* how long rows had been ready, in all */
+    uint64_t lead_ns;                          /* how long rows had been ready, in all */
     uint64_t lead_bucket[EM_ENGRAM_N_BUCKETS]; /* of takes that found all in place */
     uint64_t table_bytes, resident_bytes;
 } em_engram_table_stats;
 
 typedef struct em_engram_stats {
-    uint64_t tokens, rows, bytes;      /* asked for, over all tables */
-    uint64_t waits, wait_ns;           /* take calls that found rows missing, and how long they waited */
-    uint64_t lead_ns;                  /* sum over (ticket, table) of the time rows were ready before they were taken */
-    uint64_t failed;                   /* (ticket, table)s that ended with an error */
+    uint64_t tokens, rows, bytes; /* asked for, over all tables */
+    uint64_t waits, wait_ns;      /* take calls that found rows missing, and how long they waited */
+    uint64_t lead_ns;             /* sum over (ticket, table) of the time rows were ready before they were taken */
+    uint64_t failed;              /* (ticket, table)s that ended with an error */
     /* nvme tier. What threads have brought: rows without those wanted twice in a bucket and ask; of them found in the
      * cache, and read; bytes of the blocks read; buckets of asks in which a row could not be read */
     uint64_t rows_unique, rows_cached, rows_read, read_bytes, read_errors;
-    uint32_t most_in_flight;           /* reads at a time, ever */
-    bool io_uring;                     /* false: it is forbidden here, threads read instead */
-    uint64_t cache_bytes;              /* of the row cache; part of resident_bytes */
+    uint32_t most_in_flight;              /* reads at a time, ever */
+    bool io_uring;                        /* false: it is forbidden here, threads read instead */
+    uint64_t cache_bytes;                 /* of the row cache; part of resident_bytes */
     uint64_t table_bytes, resident_bytes; /* of all tables; resident: in memory of our own, or in the page cache now */
-    uint64_t staging_bytes;            /* for rows in flight, taken at open */
+    uint64_t staging_bytes;               /* for rows in flight, taken at open */
     int32_t n_tables;
     em_engram_table_stats table[EM_ENGRAM_MAX_TABLES];
 } em_engram_stats;

@@ -14,7 +14,7 @@ static const em_engram_mem plain_memory = {.alloc = NULL};
 
 static size_t bytes_per_row(size_t row_bytes)
 {
-    return row_bytes + sizeof(em_cache_entry) + 2 * 2 * sizeof(uint32_t); /* up to two buckets, each with a ghost */
+    return row_bytes + sizeof(em_cache_entry) + 4 * sizeof(uint32_t); /* up to two buckets, each with a ghost */
 }
 
 int em_row_cache_open(em_row_cache *cache, size_t row_bytes, uint64_t bytes)

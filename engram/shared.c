@@ -124,9 +124,9 @@ static int identify(em_opening *o)
     for (int t = 0; !rc && t < spec->n_tables; t++) {
         const em_engram_source *source = &spec->table[t];
         o->identity.n_rows[t] = (uint64_t)source->n_rows;
-        rc = find_origin(source->codes_fd, source->codes_offset, &o->identity.origin[2 * t]);
+        rc = find_origin(source->codes_fd, source->codes_offset, &o->identity.origin[2 * (size_t)t]);
         if (!rc && o->identity.scale_bytes)
-            rc = find_origin(source->scales_fd, source->scales_offset, &o->identity.origin[2 * t + 1]);
+            rc = find_origin(source->scales_fd, source->scales_offset, &o->identity.origin[2 * (size_t)t + 1]);
     }
     if (rc)
         return em_engram_fail(o->err, o->err_len, rc, "Engram: cannot look at the tables' file: %s", strerror(-rc));
@@ -355,8 +355,8 @@ int em_shared_open(em_shared *shared, const em_engram_spec *spec, const em_engra
     if (rc == NO_COPY)
         rc = fail(o, -ESTALE, "keep");
     for (int32_t t = 0; !rc && t < spec->n_tables; t++) {
-        view[t].codes = shared->map + o->offset[2 * t];
-        view[t].scales = view[t].scale_bytes ? shared->map + o->offset[2 * t + 1] : NULL;
+        view[t].codes = shared->map + o->offset[2 * (size_t)t];
+        view[t].scales = view[t].scale_bytes ? shared->map + o->offset[2 * (size_t)t + 1] : NULL;
     }
     if (!rc)
         em_memory_advise(shared->map, shared->bytes, MADV_RANDOM);

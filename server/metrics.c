@@ -80,28 +80,24 @@ static const metric histograms[] = {
     {"vllm:request_generation_tokens", "Tokens generated for a choice that has ended.", AT(latencies.generation_len)},
 };
 
-#define EACH(m, table) for (const metric *m = table; m < table + sizeof(table) / sizeof(table[0]); m++)
+#define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
 static void write_tables(em_buf *out, const em_labels *model, const em_engine_stats *stats)
 {
     const char *base = (const char *)stats;
-    EACH(m, gauges)
-    {
+    for (const metric *m = gauges; m < gauges + COUNT(gauges); m++) {
         em_prometheus_family(out, m->name, "gauge", m->help);
         em_prometheus_u64(out, m->name, model, (uint64_t) * (const int32_t *)(base + m->offset));
     }
-    EACH(m, counters)
-    {
+    for (const metric *m = counters; m < counters + COUNT(counters); m++) {
         em_prometheus_family(out, m->name, "counter", m->help);
         em_prometheus_u64(out, m->name, model, *(const uint64_t *)(base + m->offset));
     }
-    EACH(m, seconds)
-    {
+    for (const metric *m = seconds; m < seconds + COUNT(seconds); m++) {
         em_prometheus_family(out, m->name, "counter", m->help);
         em_prometheus_real(out, m->name, model, (double)*(const uint64_t *)(base + m->offset) / 1e9);
     }
-    EACH(m, histograms)
-    {
+    for (const metric *m = histograms; m < histograms + COUNT(histograms); m++) {
         em_prometheus_family(out, m->name, "histogram", m->help);
         em_prometheus_histogram(out, m->name, model, (const em_histogram *)(base + m->offset));
     }

@@ -12,7 +12,6 @@ typedef struct em_error {
 
 /* Formats the sentence into err (if given) and returns `code` (a negative errno), so that a caller can write
  * `return em_error_set(err, -EINVAL, "...")`. Longer text is cut at a character boundary. */
-__attribute__((format(printf, 3, 4)))
-int em_error_set(em_error *err, int code, const char *fmt, ...);
+__attribute__((format(printf, 3, 4))) int em_error_set(em_error *err, int code, const char *fmt, ...);
 
 #endif

@@ -39,8 +39,8 @@ typedef struct em_json {
     bool has_nul;                /* the string contains \u0000 */
     unsigned depth, max_depth;   /* open brackets now, and allowed */
     uint8_t kind[EM_JSON_MAX_DEPTH]; /* '{' or '[' of every open bracket */
-    uint8_t expect;              /* internal: what may come next */
-    const char *error;           /* static text, NULL while well */
+    uint8_t expect;                  /* internal: what may come next */
+    const char *error;               /* static text, NULL while well */
 } em_json;
 
 /* max_depth: 1..EM_JSON_MAX_DEPTH brackets open at a time; 0 means EM_JSON_MAX_DEPTH. */

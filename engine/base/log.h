@@ -11,7 +11,6 @@ typedef enum em_log_level { EM_LOG_DEBUG, EM_LOG_INFO, EM_LOG_WARN, EM_LOG_ERROR
 void em_log_init(em_log_level min_level, bool json);
 
 /* request_id may be NULL. The message is one line; control characters in it are escaped. */
-__attribute__((format(printf, 3, 4)))
-void em_log(em_log_level level, const char *request_id, const char *fmt, ...);
+__attribute__((format(printf, 3, 4))) void em_log(em_log_level level, const char *request_id, const char *fmt, ...);
 
 #endif

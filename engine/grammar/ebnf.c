@@ -5,7 +5,11 @@
 #include <string.h>
 
 #include "engine/base/utf8.h"
+#include "engine/grammar/dfa.h"
 #include "engine/grammar/regex_class.h"
+#include "engine/grammar/schema.h"
+
+typedef enum definition { USED, DEFINED, FOREIGN } definition; /* FOREIGN: made for a %json */
 
 typedef struct use {
     uint32_t by, of; /* rule numbers */
@@ -17,7 +21,7 @@ typedef struct ebnf {
     uint32_t rule; /* being read */
     bool begun;    /* a rule was read */
     em_gr_index names;
-    bool *defined; /* by rule number */
+    uint8_t *defined; /* by rule number */
     uint32_t cap_defined;
     use *uses;
     uint32_t n_uses, cap_uses;
@@ -116,7 +120,7 @@ static uint32_t rule_of(ebnf *e, name n)
         em_gr_no_memory(b);
         return UINT32_MAX;
     }
-    e->defined[rule] = false;
+    e->defined[rule] = USED;
     return rule;
 }
 
@@ -189,6 +193,105 @@ static em_expr parse_group(ebnf *e)
     return x;
 }
 
+/* --- %json and %until --------------------------------------------------------------------------------------- */
+
+/* The bytes of the JSON object or array at p: up to where its brackets are closed; 0: they are not. */
+static size_t json_length(const char *p, const char *end)
+{
+    size_t open = 0;
+    bool quoted = false;
+    for (const char *c = p; c < end; c++) {
+        if (quoted && *c == '\\') {
+            c++;
+        } else if (quoted) {
+            quoted = *c != '"';
+        } else if (*c == '"') {
+            quoted = true;
+        } else if (*c == '{' || *c == '[') {
+            open++;
+        } else if ((*c == '}' || *c == ']') && --open == 0) {
+            return (size_t)(c + 1 - p);
+        }
+    }
+    return 0;
+}
+
+/* Rules that other languages have made are not this text's to define. */
+static void adopt_rules(ebnf *e, uint32_t from)
+{
+    if (e->t.b->rc)
+        return;
+    if (em_gr_grow(&e->defined, &e->cap_defined, e->t.b->n_rules, sizeof(*e->defined))) {
+        em_gr_no_memory(e->t.b);
+        return;
+    }
+    for (uint32_t r = from; r < e->t.b->n_rules; r++)
+        e->defined[r] = FOREIGN;
+}
+
+static em_expr parse_json(ebnf *e)
+{
+    skip_space(e);
+    const char *schema = e->t.p;
+    size_t len = schema < e->t.end && *schema == '{' ? json_length(schema, e->t.end) : 0;
+    if (!len) {
+        em_regex_fault(&e->t, "has a %json without a whole { } behind it");
+        return EM_EXPR_NEVER;
+    }
+    uint32_t first = e->t.b->n_rules;
+    e->t.p += len;
+    em_expr x = em_schema_expr(e->t.b, schema, len);
+    adopt_rules(e, first);
+    return x;
+}
+
+/* Any text that ends with `stop` and has it nowhere before. */
+static em_expr until(em_gr_build *b, em_expr stop)
+{
+    em_charset all = {0};
+    em_charset_add(b, &all, 0, EM_CHAR_LAST);
+    em_expr any = em_charset_expr(b, &all, false), x = EM_EXPR_NEVER;
+    em_charset_done(&all);
+    em_expr before = em_ex_seq2(b, em_ex_repeat(b, any, 0, EM_EX_ENDLESS), stop);
+    em_expr early = em_ex_seq2(b, before, em_ex_repeat(b, any, 1, EM_EX_ENDLESS));
+    em_dfa ends = {0}, goes_on = {0}, first = {0};
+    if (!em_dfa_of_expr(b, before, false, &ends) && !em_dfa_of_expr(b, early, false, &goes_on) &&
+        !em_dfa_combine(b, &ends, &goes_on, EM_DFA_AND_NOT, &first))
+        x = em_dfa_expr(b, &first);
+    em_dfa_done(&ends);
+    em_dfa_done(&goes_on);
+    em_dfa_done(&first);
+    return x;
+}
+
+static em_expr parse_until(ebnf *e)
+{
+    skip_space(e);
+    char quote = e->t.p < e->t.end ? *e->t.p : 0;
+    if (quote != '"' && quote != '\'') {
+        em_regex_fault(&e->t, "has an %until without a text in quotes behind it");
+        return EM_EXPR_NEVER;
+    }
+    e->t.p++;
+    em_expr stop = parse_text(e, quote);
+    if (!e->t.b->rc && stop == EM_EXPR_EMPTY)
+        em_regex_fault(&e->t, "has an %until with an empty text");
+    return e->t.b->rc ? EM_EXPR_NEVER : until(e->t.b, stop);
+}
+
+/* Behind the %. */
+static em_expr parse_special(ebnf *e)
+{
+    name n = peek_name(e);
+    e->t.p = n.s + n.len;
+    if (n.len == 4 && !memcmp(n.s, "json", 4))
+        return parse_json(e);
+    if (n.len == 5 && !memcmp(n.s, "until", 5))
+        return parse_until(e);
+    em_regex_fault(&e->t, "has a % that begins neither %json nor %until");
+    return EM_EXPR_NEVER;
+}
+
 /* What an item begins with; false: no item is here. */
 static bool parse_atom(ebnf *e, em_expr *ret_x)
 {
@@ -208,6 +311,7 @@ static bool parse_atom(ebnf *e, em_expr *ret_x)
     case '[': *ret_x = parse_set(e, false); return true;
     case '.': *ret_x = parse_set(e, true); return true;
     case '(': *ret_x = parse_group(e); return true;
+    case '%': *ret_x = parse_special(e); return true;
     default: break;
     }
     em_regex_fault(&e->t, "has something that is no name, text, set or group");
@@ -302,7 +406,7 @@ static void parse_rule(ebnf *e)
         return;
     if (e->defined[e->rule])
         em_gr_fail(b, -EINVAL, "The grammar defines the rule %.100s twice.", b->rules[e->rule].name);
-    e->defined[e->rule] = true;
+    e->defined[e->rule] = DEFINED;
     e->t.p = n.s + n.len;
     skip_space(e);
     e->t.p += 3;
@@ -329,7 +433,7 @@ static void find_in_place(ebnf *e)
     for (uint32_t i = 0; ok && i < e->n_uses; i++)
         by[at[e->uses[i].of + 1]++] = e->uses[i].by;
     for (uint32_t r = 1; ok && r < b->n_rules; r++)
-        ok = waits[r] || !em_gr_push(&ready, r);
+        ok = waits[r] || e->defined[r] == FOREIGN || !em_gr_push(&ready, r);
     while (ok && ready.n) {
         uint32_t r = ready.v[--ready.n];
         b->rules[r].in_place = true;
@@ -348,7 +452,7 @@ static void check_rules(ebnf *e)
 {
     em_gr_build *b = e->t.b;
     for (uint32_t r = 1; r < b->n_rules && !b->rc; r++)
-        if (!e->defined[r])
+        if (e->defined[r] == USED)
             em_gr_fail(b, -EINVAL, "The grammar uses the rule %.100s and does not define it.", b->rules[r].name);
 }
 

@@ -65,7 +65,7 @@ int em_grammar_compile_json_schema(const char *schema, size_t len, const em_gram
     em_gr_build b;
     em_gr_build_init(&b, limits, err);
     if (!b.rc)
-        em_schema_compile(&b, schema, len);
+        em_schema_expr(&b, schema, len); /* its rule is the first, so the root */
     return finish(&b, vocab, ret_grammar);
 }
 

@@ -232,21 +232,22 @@ static void write_bodies(em_schema *s)
     }
 }
 
-int em_schema_compile(em_gr_build *b, const char *text, size_t len)
+em_expr em_schema_expr(em_gr_build *b, const char *text, size_t len)
 {
     em_schema s = {.b = b};
+    em_expr x = EM_EXPR_NEVER;
     if (em_jtree_init(b, text, len, &s.tree))
-        return b->rc;
+        return x;
     s.rule = calloc(s.tree.n, sizeof(*s.rule));
     s.busy = calloc(s.tree.n, sizeof(*s.busy));
     if (!s.rule || !s.busy)
         em_gr_no_memory(b);
     else
-        call_node(&s, 0);
+        x = call_node(&s, 0);
     write_bodies(&s);
     free(s.rule);
     free(s.busy);
     free(s.todo.v);
     em_jtree_done(&s.tree);
-    return b->rc;
+    return b->rc ? EM_EXPR_NEVER : x;
 }

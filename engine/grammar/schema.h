@@ -13,8 +13,8 @@ typedef struct em_schema {
     em_gr_u32s todo; /* nodes whose rule has no body yet */
 } em_schema;
 
-/* Makes rule 0 of the build, and all that it needs. 0 or the build's fault. */
-int em_schema_compile(em_gr_build *b, const char *text, size_t len);
+/* The values that a schema allows, as a call of a rule; when it is the build's first rule, the whole text is one. */
+em_expr em_schema_expr(em_gr_build *b, const char *text, size_t len);
 
 /* The values that the schema at `node` allows. in_place: written out here, so that alternatives share their beginnings;
  * else anything but a simple value is a rule of its own. */

@@ -157,8 +157,7 @@ double tolerance(enum check_tol op, int64_t n, double scale)
         /* Both sides round each product and sum; the narrowest tier's partial sums take every eighth term, and are half
          * their final size on average. Tiers apply FP8 scales to x, 2^-8 below the plain C, so the smallest results
          * lose up to 8 more bits: at most 2^-140 a term. */
-        [TOL_SUM] = {8, 1.0 / 8, 0x1p-140},
-        [TOL_FMA] = {2, 0, 0x1p-149},           /* one rounding saved by the fused form */
+        [TOL_SUM] = {8, 1.0 / 8, 0x1p-140},     [TOL_FMA] = {2, 0, 0x1p-149}, /* one rounding saved by the fused form */
         [TOL_EXP] = {5, 0, 0x1p-148},           /* 1 ulp on each side, an ulp being up to 2^-23 */
         [TOL_EXP_SUM] = {9, 1.0 / 8, 0x1p-148}, /* the same, summed */
         [TOL_SWIGLU] = {12, 0, 0x1p-147},       /* exp, sum, quotient, two products on each side */

@@ -65,10 +65,20 @@ START_TEST(primes_of_64_bits)
     static const uint64_t prime[] = {2147483647u, 4294967291u, 2305843009213693951u, 9223372036854775783u,
                                      18446744073709551557u};
     /* strong pseudoprimes to the first bases, Carmichael numbers, squares and products of large primes */
-    static const uint64_t composite[] = {
-        561, 2047, 1373653, 25326001, 3215031751u, 2152302898747u, 3474749660383u, 341550071728321u,
-        3825123056546413051u, 443372888629441u, 18446744030759878681u, 9223372028264841217u, 256000000u + 39,
-        18446744073709551615u};
+    static const uint64_t composite[] = {561,
+                                         2047,
+                                         1373653,
+                                         25326001,
+                                         3215031751u,
+                                         2152302898747u,
+                                         3474749660383u,
+                                         341550071728321u,
+                                         3825123056546413051u,
+                                         443372888629441u,
+                                         18446744030759878681u,
+                                         9223372028264841217u,
+                                         256000000u + 39,
+                                         18446744073709551615u};
     for (int i = 0; i < COUNT(prime); i++)
         ck_assert_msg(em_prime_test(prime[i]), "%llu", (unsigned long long)prime[i]);
     for (int i = 0; i < COUNT(composite); i++)
@@ -84,8 +94,14 @@ END_TEST
 
 static em_engram_spec released_spec(void)
 {
-    em_engram_spec spec = {.n_tables = 2, .dtype = EM_ENGRAM_FP8, .max_order = 4, .n_heads = 8, .head_dim = 256,
-                           .prime_start = 16000000, .n_classes = 99092, .pad_class = 2};
+    em_engram_spec spec = {.n_tables = 2,
+                           .dtype = EM_ENGRAM_FP8,
+                           .max_order = 4,
+                           .n_heads = 8,
+                           .head_dim = 256,
+                           .prime_start = 16000000,
+                           .n_classes = 99092,
+                           .pad_class = 2};
     spec.table[0] = (em_engram_source){.layer = 1, .n_rows = 384006168};
     spec.table[1] = (em_engram_source){.layer = 14, .n_rows = 384016682};
     return spec;
@@ -282,8 +298,18 @@ START_TEST(remainder_is_exact)
     for (int round = 0; round < 200000; round++) {
         uint64_t d = 1 + em_pcg64_below(&rng, (uint64_t)INT64_MAX >> em_pcg64_below(&rng, 62));
         uint64_t near = em_pcg64_below(&rng, UINT64_MAX / d) * d;
-        const uint64_t v[] = {em_pcg64_next(&rng), near,  near - 1,  near + 1, near + d - 1, 0, INT64_MAX,
-                              UINT64_MAX,          d - 1, d,         d + 1,    UINT64_MAX / d * d,
+        const uint64_t v[] = {em_pcg64_next(&rng),
+                              near,
+                              near - 1,
+                              near + 1,
+                              near + d - 1,
+                              0,
+                              INT64_MAX,
+                              UINT64_MAX,
+                              d - 1,
+                              d,
+                              d + 1,
+                              UINT64_MAX / d * d,
                               UINT64_MAX / d * d - 1};
         hash.prime[0] = (int64_t)d;
         hash.reciprocal[0] = UINT64_MAX / d;
@@ -420,18 +446,35 @@ static const struct {
     spoil_fn spoil;
     const char *word; /* the sentence names the thing */
 } bad_spec[] = {
-    {no_tables, "0 tables"},         {many_tables, "17 tables"},    {negative_tables, "tables"},
-    {odd_dtype, "row type 9"},       {order_1, "n-gram"},           {order_9, "n-gram is 9"},
-    {no_heads, "0 hash heads"},      {many_heads, "65 hash heads"}, {no_width, "0 columns"},
-    {huge_width, "2147483647"},      {odd_width, "250 columns"},    {no_classes, "0 token classes"},
-    {negative_classes, "-5 token"},  {dead_pad, "pad class -1"},    {pad_beyond, "pad class 99092"},
-    {start_0, "buckets"},            {start_negative, "buckets"},   {start_huge, "layer 1 has"},
-    {start_above_rows, "layer 1"},   {one_row_short, "384016681 rows, its 24 buckets need 384016682"},
-    {no_rows, "layer 1 has 0 rows"}, {negative_rows, "layer 1"},    {negative_layer, "-1 is negative"},
+    {no_tables, "0 tables"},
+    {many_tables, "17 tables"},
+    {negative_tables, "tables"},
+    {odd_dtype, "row type 9"},
+    {order_1, "n-gram"},
+    {order_9, "n-gram is 9"},
+    {no_heads, "0 hash heads"},
+    {many_heads, "65 hash heads"},
+    {no_width, "0 columns"},
+    {huge_width, "2147483647"},
+    {odd_width, "250 columns"},
+    {no_classes, "0 token classes"},
+    {negative_classes, "-5 token"},
+    {dead_pad, "pad class -1"},
+    {pad_beyond, "pad class 99092"},
+    {start_0, "buckets"},
+    {start_negative, "buckets"},
+    {start_huge, "layer 1 has"},
+    {start_above_rows, "layer 1"},
+    {one_row_short, "384016681 rows, its 24 buckets need 384016682"},
+    {no_rows, "layer 1 has 0 rows"},
+    {negative_rows, "layer 1"},
+    {negative_layer, "-1 is negative"},
     {order_start_negative, "-3 rows given for order 3"},
-    {order_start_huge, "layer 1 has"}, {order_start_above_rows, "layer 1 has"},
+    {order_start_huge, "layer 1 has"},
+    {order_start_above_rows, "layer 1 has"},
     {huge_seed, "seed 18446744073709551615 is too large for layer 1"},
-    {same_layer, "1 is named twice"}, {uncountable, "can be counted"},
+    {same_layer, "1 is named twice"},
+    {uncountable, "can be counted"},
 };
 
 START_TEST(bad_specs_are_refused_in_a_sentence)
@@ -467,9 +510,14 @@ END_TEST
 
 START_TEST(the_largest_shape_works)
 {
-    em_engram_spec spec = {.n_tables = EM_ENGRAM_MAX_TABLES, .dtype = EM_ENGRAM_BF16, .max_order = EM_ENGRAM_MAX_ORDER,
-                           .n_heads = EM_ENGRAM_MAX_HEADS, .head_dim = 1, .prime_start = 16000000,
-                           .n_classes = INT32_MAX, .pad_class = INT32_MAX - 1};
+    em_engram_spec spec = {.n_tables = EM_ENGRAM_MAX_TABLES,
+                           .dtype = EM_ENGRAM_BF16,
+                           .max_order = EM_ENGRAM_MAX_ORDER,
+                           .n_heads = EM_ENGRAM_MAX_HEADS,
+                           .head_dim = 1,
+                           .prime_start = 16000000,
+                           .n_classes = INT32_MAX,
+                           .pad_class = INT32_MAX - 1};
     em_engram_hash *hash = malloc(EM_ENGRAM_MAX_TABLES * sizeof *hash);
     for (int t = 0; t < EM_ENGRAM_MAX_TABLES; t++)
         spec.table[t] = (em_engram_source){.layer = INT32_MAX - t, .n_rows = (int64_t)1 << 40};

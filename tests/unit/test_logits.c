@@ -18,8 +18,8 @@ static unsigned draw(unsigned n)
     return (unsigned)(state >> 33) % n;
 }
 
-static float expected_logit(int id, float x, const em_logit_rules *r, const em_logit_bans *b, const int32_t *ids, int n_prompt,
-                            int n_ids)
+static float expected_logit(int id, float x, const em_logit_rules *r, const em_logit_bans *b, const int32_t *ids,
+                            int n_prompt, int n_ids)
 {
     int all = 0, made = 0;
     for (int i = 0; i < n_ids; i++) {
@@ -54,14 +54,17 @@ START_TEST(test_against_the_definition)
             ids[i] = (int32_t)draw(12);
         for (int i = 0; i < 4; i++)
             bias[i] = (em_logit_bias){(int32_t)draw(VOCAB + 10) - 5, (float)draw(200) - 100.0f};
-        em_logit_rules rules = {.presence_penalty = (float)draw(5) - 2.0f, .frequency_penalty = (float)draw(9) / 2.0f - 2.0f,
-                                .repetition_penalty = (float)draw(4) / 2.0f, .bias = bias, .n_bias = (int32_t)draw(5)};
+        em_logit_rules rules = {.presence_penalty = (float)draw(5) - 2.0f,
+                                .frequency_penalty = (float)draw(9) / 2.0f - 2.0f,
+                                .repetition_penalty = (float)draw(4) / 2.0f,
+                                .bias = bias,
+                                .n_bias = (int32_t)draw(5)};
         em_logit_bans bans = {banned, (int32_t)draw(4), draw(2) ? mask : NULL};
         const float *got = em_logits_edit(ed, logits, &rules, &bans, ids, n_prompt, n_ids);
         for (int i = 0; i < VOCAB; i++) {
             float want = expected_logit(i, logits[i], &rules, &bans, ids, n_prompt, n_ids);
-            ck_assert_msg(got[i] == want || fabsf(got[i] - want) < 1e-4f, "round %d id %d: %g, not %g", round, i, (double)got[i],
-                          (double)want);
+            ck_assert_msg(got[i] == want || fabsf(got[i] - want) < 1e-4f, "round %d id %d: %g, not %g", round, i,
+                          (double)got[i], (double)want);
         }
     }
     em_logit_editor_free(ed);
