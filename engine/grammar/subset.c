@@ -31,7 +31,7 @@ static bool set_equal(const void *ctx, uint32_t element, const void *key)
     const subset *s = ctx;
     const em_gr_u32s *k = key;
     uint32_t at = s->set_at.v[element], n = s->set_at.v[element + 1] - at;
-    return n == k->n && !memcmp(s->members.v + at, k->v, n * sizeof(uint32_t));
+    return n == k->n && (!n || !memcmp(s->members.v + at, k->v, n * sizeof(uint32_t)));
 }
 
 static uint64_t hash_of(const uint32_t *v, uint32_t n)

@@ -15,7 +15,7 @@ static bool set_equal(const void *ctx, uint32_t element, const void *key)
     const em_walker *w = ctx;
     const em_readings *k = key;
     const em_reading_set *s = &w->sets[element];
-    return s->n == k->n && !memcmp(w->pool + s->at, k->v, k->n * sizeof(*k->v));
+    return s->n == k->n && (!s->n || !memcmp(w->pool + s->at, k->v, k->n * sizeof(*k->v)));
 }
 
 static uint64_t hash_of(const em_reading *v, uint32_t n)

@@ -232,7 +232,7 @@ static const grammar_case grammar_cases[] = {
       "x"}},
     {EBNF,
      "root ::= \"<\" name \">\" %until \"</p>\" tail?\nname ::= [a-z]+\ntail ::= %json {\"enum\":[1,\"}\\\"\"]}",
-     {"<a></p>", "<a>x<</p>1", "<b></</p></p>\"}\\\"\"", "<c>\xc3\xa9\n</p>"},
+     {"<a></p>", "<a>x<</p>1", "<b></</p>\"}\\\"\"", "<c>\xc3\xa9\n</p>"},
      {"<a>", "<a></p></p>", "<a></p>2", "<a>\xc3</p>"}},
     {EBNF,
      "root ::= %until 'aba' | \"(\" %json {\"type\":\"array\",\"items\":{\"$ref\":\"#\"}} \")\"",
