@@ -17,7 +17,8 @@ import sys
 
 N_SCHEMAS, N_REGEXES, N_WALKS, MAX_TOKENS = 300, 300, 20, 512
 N_LARGE = 60 # of either, once more with the large vocabulary
-MAX_REFUSED = 0.005 # of the regular expressions: those that pass a limit
+MAX_REFUSED = 0.05 # of the regular expressions: those that pass a limit of the compiler
+MAX_COSTLY = 0.02 # of the texts: those that end early because a mask passed its limit
 MAX_SLOW = 0.02 # of the texts: those that re cannot judge in half a second
 MIN_ENDED = 0.95 # of the walks through schemas of bounded length: those that end by themselves
 
@@ -250,13 +251,14 @@ def check_regexes(program, vocabulary, seed, n):
     rng = random.Random(seed)
     regexes = [make_regex(rng) for _ in range(n)]
     answers = walks(program, vocabulary, seed, [{"kind": "regex", "source": r} for r in regexes])
-    texts = refused = slow = 0
+    texts = refused = slow = costly = 0
     for regex, answer in zip(regexes, answers):
         if "error" in answer:
             refused += 1
             if " more than " not in answer["error"] or refused > n * MAX_REFUSED:
                 sys.exit(f"refused: {answer['error']}\n{regex}")
             continue
+        costly += answer["costly"]
         for text in answer["texts"]:
             texts += 1
             matched = matches(regex, text)
@@ -264,6 +266,8 @@ def check_regexes(program, vocabulary, seed, n):
             if matched is False:
                 sys.exit(f"no match: {text!r}\nfor {regex!r}")
     print(f"{n} regular expressions, {refused} too large, {texts} texts of which {slow} took re too long, the others match")
+    if costly > texts * MAX_COSTLY:
+        sys.exit(f"{costly} of {texts} texts met a mask beyond its limit")
     if slow > texts * MAX_SLOW:
         sys.exit("too few could be judged")
 

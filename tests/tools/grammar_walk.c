@@ -3,9 +3,11 @@
  *   grammar_walk TOKENIZER_DIR|bytes [--tokens N] [--seed N]
  *
  * Reads a line of JSON for each grammar from standard input: {"kind": "schema", "regex", "ebnf" or "object", "source":
- * TEXT, "walks": N}. Writes a line for each: {"error": SENTENCE}, or {"texts": [...], "forced": [...]}: the texts, and of
- * each whether its end had to be forced to keep within the tokens. Every token is drawn evenly from those allowed; of
+ * TEXT, "walks": N}. Writes a line for each: {"error": SENTENCE}, or {"texts": [...], "forced": [...], "costly": N}: the
+ * texts, of each whether its end had to be forced to keep within the tokens, and how many had to be ended because a mask
+ * passed its limit. Every token is drawn evenly from those allowed; of
  * every budget grammar.h's rule is kept, so every walk must end complete. Exits with 1 when one does not. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +24,7 @@ typedef struct rig {
     uint64_t seed, *mask;
     uint32_t *forced_ids; /* [max_tokens] */
     uint32_t walk_no;
+    uint32_t n_costly; /* walks of this grammar that met a mask beyond its limit */
 } rig;
 
 static void die(const char *what, const char *why)
@@ -70,7 +73,14 @@ static bool walk(rig *r, em_grammar *g, em_buf *text)
     must(!em_grammar_state_new(g, 1, &s), "out of memory");
     must(fits(r, s, r->max_tokens), "the shortest text takes more tokens than there are");
     for (uint32_t left = r->max_tokens; left && !forced; left--) {
-        must(!em_grammar_state_fill_mask(s, r->mask), "a mask failed");
+        int rc = em_grammar_state_fill_mask(s, r->mask);
+        if (rc == -E2BIG) { /* too ambiguous from here on; the way out that the header promises is still there */
+            force_end(r, s, left, text);
+            forced = true;
+            r->n_costly++;
+            break;
+        }
+        must(!rc, "a mask failed");
         uint32_t n = grammar_mask_count(r->mask, r->n_words);
         must(n > 0, "a mask is empty");
         uint64_t draw = em_rng_u64(r->seed, r->walk_no, left, 0);
@@ -146,6 +156,7 @@ static void serve(rig *r, const char *line, size_t len)
         em_buf_json_string(&out, err.text, strlen(err.text));
     } else {
         em_buf_puts(&out, "{\"texts\": [");
+        r->n_costly = 0;
         for (int64_t i = 0; i < o.walks; i++) {
             em_buf_clear(&text);
             em_buf_puts(&flags, i ? ", " : "");
@@ -155,7 +166,7 @@ static void serve(rig *r, const char *line, size_t len)
         }
         em_buf_puts(&out, "], \"forced\": [");
         em_buf_append(&out, flags.data, flags.len);
-        em_buf_puts(&out, "]");
+        em_buf_printf(&out, "], \"costly\": %u", r->n_costly);
         em_grammar_unref(g);
     }
     em_buf_puts(&out, "}");
