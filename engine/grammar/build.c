@@ -18,7 +18,7 @@ const em_grammar_limits em_grammar_default_limits = {
     .states = 120000,
     .steps = 100000000,
     .stack = 200,
-    .readings = 512,
+    .readings = 2048,
     .mask_steps = 2000000,
     .cache_bytes = 64u << 20,
 };
@@ -30,8 +30,8 @@ void em_gr_build_init(em_gr_build *b, const em_grammar_limits *limits, em_error 
         b->lim.nesting = 120;
     if (b->lim.stack > 1000)
         b->lim.stack = 1000;
-    if (b->lim.readings > 1024)
-        b->lim.readings = 1024;
+    if (b->lim.readings > 4096)
+        b->lim.readings = 4096;
     if (b->lim.readings < 2)
         b->lim.readings = 2;
     b->string_rule = b->any_rule = b->number_rule = b->integer_rule = b->key_rule = UINT32_MAX;
@@ -48,6 +48,8 @@ void em_gr_build_done(em_gr_build *b)
 {
     for (uint32_t i = 0; i < b->n_rules; i++)
         free(b->rules[i].name);
+    for (uint32_t i = 0; i < b->n_known_sets; i++)
+        free(b->known_sets[i].r);
     free(b->rules);
     free(b->callees);
     free(b->callee_index.slot);

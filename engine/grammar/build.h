@@ -54,6 +54,20 @@ typedef struct em_gr_callee {
 
 #define EM_GR_NO_END UINT32_MAX /* rem: no most */
 
+typedef struct em_char_range {
+    uint32_t lo, hi; /* both included */
+} em_char_range;
+
+/* A set of characters that was spelled out before. */
+typedef struct em_known_set {
+    em_char_range *r; /* [n] */
+    uint32_t n;
+    bool in_json;
+    em_expr expr;
+} em_known_set;
+
+#define EM_GR_KNOWN_SETS 32
+
 typedef struct em_gr_build {
     em_grammar_limits lim;
     em_error *err; /* may be NULL */
@@ -70,6 +84,8 @@ typedef struct em_gr_build {
     uint32_t n_callees, cap_callees;
     em_gr_index callee_index;
     em_expr range[256]; /* EM_EX_RANGE of one byte each; 0: not made yet */
+    em_known_set known_sets[EM_GR_KNOWN_SETS];
+    uint32_t n_known_sets;
     uint64_t steps;     /* done so far, of lim.steps */
     uint32_t n_nfa;     /* states of all nondeterministic automata so far, of lim.nfa_states */
     uint32_t n_choices; /* so far, of lim.choices */

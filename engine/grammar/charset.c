@@ -1,7 +1,10 @@
 /* Sets of characters as sorted ranges; a range becomes sequences of byte ranges. */
 #include "engine/grammar/charset.h"
 
+#include <string.h>
+
 #include "engine/base/utf8.h"
+#include "engine/grammar/dfa.h"
 
 void em_charset_add(em_gr_build *b, em_charset *set, uint32_t lo, uint32_t hi)
 {
@@ -153,9 +156,8 @@ static void add_json(options *o, uint32_t lo, uint32_t hi)
     }
 }
 
-em_expr em_charset_expr(em_gr_build *b, em_charset *set, bool in_json)
+static em_expr spell_set(em_gr_build *b, const em_charset *set, bool in_json)
 {
-    normalize(set);
     options o = {.b = b};
     for (uint32_t i = 0; i < set->n && em_gr_step(b, 1); i++) {
         if (in_json)
@@ -164,7 +166,33 @@ em_expr em_charset_expr(em_gr_build *b, em_charset *set, bool in_json)
             add_utf8(&o, set->r[i].lo, set->r[i].hi);
     }
     em_expr x = em_ex_list(b, EM_EX_ALT, o.x.v, o.x.n);
+    if (o.x.n > 2 && !b->rc) {
+        /* one way for each byte, so that a place inside a character is one place and not one for each range */
+        em_dfa dfa = {0};
+        em_dfa_of_expr(b, x, false, &dfa);
+        x = b->rc ? EM_EXPR_NEVER : em_dfa_expr(b, &dfa);
+        em_dfa_done(&dfa);
+    }
     free(o.x.v);
+    return x;
+}
+
+em_expr em_charset_expr(em_gr_build *b, em_charset *set, bool in_json)
+{
+    normalize(set);
+    for (uint32_t i = 0; i < b->n_known_sets; i++) {
+        em_known_set *k = &b->known_sets[i];
+        if (k->n == set->n && k->in_json == in_json && set->n && !memcmp(k->r, set->r, set->n * sizeof(*set->r)))
+            return k->expr;
+    }
+    em_expr x = spell_set(b, set, in_json);
+    if (b->n_known_sets == EM_GR_KNOWN_SETS || set->n < 2 || b->rc)
+        return x;
+    em_char_range *copy = malloc(set->n * sizeof(*copy));
+    if (copy) {
+        memcpy(copy, set->r, set->n * sizeof(*copy));
+        b->known_sets[b->n_known_sets++] = (em_known_set){.r = copy, .n = set->n, .in_json = in_json, .expr = x};
+    }
     return x;
 }
 

@@ -6,10 +6,6 @@
 
 #define EM_CHAR_LAST 0x10ffffu
 
-typedef struct em_char_range {
-    uint32_t lo, hi; /* both included */
-} em_char_range;
-
 /* Zero-initialise; em_charset_done frees. */
 typedef struct em_charset {
     em_char_range *r;

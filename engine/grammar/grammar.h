@@ -63,7 +63,7 @@ typedef struct em_grammar_limits {
     uint32_t states;        /* of the automaton, afterwards */
     uint64_t steps;         /* of the compiler */
     uint32_t stack;      /* brackets and rules open at a time in an answer: deeper ones are not offered; at most 1000 */
-    uint32_t readings;   /* ways to read the same text at a time; at most 1024 */
+    uint32_t readings;   /* ways to read the same text at a time; at most 4096 */
     uint64_t mask_steps; /* of computing one mask */
     uint64_t cache_bytes; /* of masks kept for one grammar; the cache starts anew when it is full */
 } em_grammar_limits;

@@ -84,7 +84,7 @@ int em_stacks_import(em_stacks *s, const em_stacks *from, uint32_t frame, uint32
 
 /* Up to so many readings a set is searched from end to end. */
 #define FEW 16u
-#define N_SEEN 4096u /* slots; at most 1024 readings are in a set */
+#define N_SEEN 8192u /* slots; at most 4096 readings are in a set */
 
 static uint32_t first_slot(em_reading r)
 {

@@ -127,7 +127,8 @@ class Maker:
         low = rng.randint(-scale, scale)
         high = low + rng.randint(1, scale)
         if kind == "number" and scale < 10**9:
-            low, high = low / rng.choice([1, 4, 10]), high + 0.125
+            low = low / rng.choice([1, 4, 10])
+            high = max(low, high) + 0.125
         schema = {"type": kind}
         if rng.random() < 0.7:
             schema[rng.choice(["minimum", "exclusiveMinimum"])] = low
