@@ -24,7 +24,7 @@ ONLY_IN = {
     r"microhttpd\.h": ["server/", "tests/"],
     r"(cjson/)?cJSON\.h": ["api/", "tests/"],
     r"\w*intrin\.h|cpuid\.h": ["engine/cpu/", "engram/", "tests/"],
-    r"(cuda|cublas|nv).*\.h": ["engine/cuda/"],
+    r"(cuda|cublas|nv).*\.h": ["engine/cuda/", "tests/cuda/"],
     r"utf8proc\.h": ["engine/", "tests/"],
     r"check\.h": ["tests/"],
 }
