@@ -12,10 +12,11 @@ MAY_INCLUDE = {
     "engine/grammar/": ["engine/base/"],
     "engine/": ["engine/base/", "engine/cpu/", "engine/grammar/grammar.h", "engram/engram.h"],
     "engine/cpu/": ["engine/", "engine/base/", "engram/engram.h"],
+    "engine/cuda/": ["engine/", "engine/base/", "engine/cpu/", "engram/engram.h"],
     "api/": ["engine/engine.h", "engine/base/"],
     "server/": ["api/", "engine/engine.h", "engine/base/"],
     # Test programs may look at every header of the layer they link; nothing of the product looks back.
-    "tests/": ["engram/", "engine/", "engine/base/", "engine/cpu/", "engine/grammar/", "api/",
+    "tests/": ["engram/", "engine/", "engine/base/", "engine/cpu/", "engine/cuda/", "engine/grammar/", "api/",
                "server/"],
 }
 
