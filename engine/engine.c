@@ -52,6 +52,18 @@ static int parse_tier(const char *name, em_engram_tier *ret_tier, em_error *err)
     return em_error_set(err, -EINVAL, "engram tier '%s' is unknown: use auto, ram, shared, mmap or nvme.", name);
 }
 
+static int parse_backend(const char *name, em_backend_kind *ret_kind, em_error *err)
+{
+    static const char *const names[] = {"auto", "cpu", "cuda"}; /* by em_backend_kind */
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(name ? name : "auto", names[i]) == 0) {
+            *ret_kind = (em_backend_kind)i;
+            return 0;
+        }
+    }
+    return em_error_set(err, -EINVAL, "backend '%s' is unknown: use auto, cpu or cuda.", name);
+}
+
 const char *em_engine_tier_name(em_engram_tier tier)
 {
     for (size_t i = 0; i < sizeof(tier_names) / sizeof(tier_names[0]); i++) {
@@ -102,6 +114,7 @@ int em_engine_model_opts(const em_engine_opts *opts, em_model_opts *ret_opts, em
         .kv_block_tokens = opts->kv_block_tokens,
         .engram_shared_dir = opts->engram_shared_dir,
         .engram_cache_bytes = opts->engram_cache_bytes,
+        .cuda_module = opts->cuda_module && *opts->cuda_module ? opts->cuda_module : NULL,
         .cpu_flags_mask = ~0u,
         .on_progress = opts->on_progress,
         .progress_ctx = opts->progress_ctx,
@@ -109,7 +122,9 @@ int em_engine_model_opts(const em_engine_opts *opts, em_model_opts *ret_opts, em
     /* every running sequence must find room in every step, or some would starve */
     if (model_opts.max_seqs > model_opts.max_batch_tokens)
         model_opts.max_seqs = model_opts.max_batch_tokens;
-    rc = parse_tier(opts->engram_tier, &model_opts.engram_tier, err);
+    rc = parse_backend(opts->backend, &model_opts.backend, err);
+    if (!rc)
+        rc = parse_tier(opts->engram_tier, &model_opts.engram_tier, err);
     if (rc)
         return rc;
     *ret_opts = model_opts;
@@ -143,6 +158,7 @@ static void fill_info(em_engine *e)
     info->has_tokenizer = e->tok;
     info->add_bos = e->tok && em_tokenizer_add_bos(e->tok) && info->bos_id >= 0;
     info->backend = em_model_backend_name(e->model);
+    info->backend_why = em_model_backend_why(e->model);
     info->n_threads = em_model_n_threads(e->model);
     info->max_batch_tokens = em_model_max_batch_tokens(e->model);
     info->weight_bytes = em_model_weight_bytes(e->model);

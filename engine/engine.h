@@ -28,6 +28,8 @@
 
 typedef struct em_engine_opts {
     const char *model_dir;
+    const char *backend;           /* --backend: "auto", "cpu", "cuda"; NULL: auto */
+    const char *cuda_module;       /* --cuda-module: file of the CUDA backend; NULL: searched beside the program */
     int32_t n_threads;             /* compute threads; 0: as many as the process may use */
     int32_t max_len;               /* --max-model-len; 0: the model's */
     int32_t max_seqs;              /* --max-num-seqs: sequences that share a step */
@@ -53,10 +55,11 @@ em_engine *em_engine_close(em_engine *e);
 /* Facts that do not change while the engine is open; strings belong to the engine. */
 typedef struct em_engine_info {
     int32_t vocab_size, max_len;
-    int32_t bos_id, eos_id; /* -1: none */
-    bool has_tokenizer;     /* false: prompts must be ids, answers have no text */
-    bool add_bos;           /* tokenizer_config.json: add_bos_token */
-    const char *backend;    /* "cpu/avx512" */
+    int32_t bos_id, eos_id;  /* -1: none */
+    bool has_tokenizer;      /* false: prompts must be ids, answers have no text */
+    bool add_bos;            /* tokenizer_config.json: add_bos_token */
+    const char *backend;     /* "cpu/avx512" */
+    const char *backend_why; /* why the GPU was not taken although it was allowed; empty otherwise */
     int32_t n_threads, max_seqs, max_batch_tokens;
     uint64_t weight_bytes, table_bytes, kv_bytes; /* memory by kind */
     int32_t kv_block_tokens;                      /* positions of one block of the KV cache */

@@ -30,6 +30,17 @@ static int read_headers(const char *dir, em_plan_input *in, em_error *err)
     return r;
 }
 
+static int choose_backend(em_plan_input *in, em_error *err)
+{
+    em_backend_shape shape;
+    em_device_need need;
+    int r = em_model_shape(in->cfg, &in->opts, &shape, err);
+    if (r < 0)
+        return r;
+    em_model_device_need(&in->weights, in->n_tensors, &in->opts, &shape, &need);
+    return em_backend_choose(in->opts.backend, in->opts.cuda_module, in->cfg, &need, &shape, &in->choice, err);
+}
+
 int em_engine_plan(const em_engine_opts *opts, const em_machine_roots *roots, em_memory_plan *ret_plan, em_error *err)
 {
     em_model_config cfg;
@@ -44,6 +55,8 @@ int em_engine_plan(const em_engine_opts *opts, const em_machine_roots *roots, em
         return r;
     if (in.opts.n_threads == 0)
         in.opts.n_threads = em_cpu_count();
+    if ((r = choose_backend(&in, err)) < 0)
+        return r;
     in.tokenizer_bytes = file_size(opts->model_dir, "tokenizer.json");
     r = em_plan_count(&in, &plan, err);
     if (r < 0)

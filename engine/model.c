@@ -21,6 +21,7 @@ struct em_model {
     em_engram *engram; /* NULL: no Engram layers */
     em_kv_cache *kv;
     em_backend *backend;
+    em_backend_choice choice; /* of the backend */
     em_backend_shape shape;
     int32_t n_threads; /* of the backend */
     int32_t *suffix;   /* [max_batch_tokens, max_order] look-back classes of a step being asked for */
@@ -242,6 +243,27 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
     return m->suffix ? 0 : em_error_set(err, -ENOMEM, "not enough memory to open %s", opts->dir);
 }
 
+static int open_backend(em_model *m, const em_model_opts *opts, em_error *err)
+{
+    em_weights_sizes sizes;
+    em_device_need need;
+    int r = em_weights_measure(&m->cfg, m->files, &sizes, err);
+    if (r < 0)
+        return r;
+    em_model_device_need(&sizes, em_st_count(m->files), opts, &m->shape, &need);
+    r = em_backend_choose(opts->backend, opts->cuda_module, &m->cfg, &need, &m->shape, &m->choice, err);
+    if (r < 0)
+        return r;
+    m->n_threads = opts->n_threads ? opts->n_threads : em_cpu_count();
+    if (m->choice.module) {
+        em_device_opts dev = {
+            .plan = m->choice.plan, .on_progress = opts->on_progress, .progress_ctx = opts->progress_ctx};
+        return m->choice.module->open(&m->cfg, m->weights, &m->shape, &dev, &m->backend, err);
+    }
+    em_cpu_opts co = {.n_threads = m->n_threads, .cpu_flags = em_cpu_flags() & opts->cpu_flags_mask};
+    return em_cpu_open(&m->cfg, m->weights, &m->shape, &co, &m->backend, err);
+}
+
 static int open_parts(em_model *m, const em_model_opts *opts, em_error *err)
 {
     int r;
@@ -256,9 +278,7 @@ static int open_parts(em_model *m, const em_model_opts *opts, em_error *err)
     if ((r = em_st_open(opts->dir, &m->files, err)) < 0 ||
         (r = em_weights_load(&m->cfg, m->files, &m->weights, err)) < 0)
         return r;
-    m->n_threads = opts->n_threads ? opts->n_threads : em_cpu_count();
-    em_cpu_opts co = {.n_threads = m->n_threads, .cpu_flags = em_cpu_flags() & opts->cpu_flags_mask};
-    if ((r = em_cpu_open(&m->cfg, m->weights, &m->shape, &co, &m->backend, err)) < 0)
+    if ((r = open_backend(m, opts, err)) < 0)
         return r;
     if ((r = open_engram(m, opts, err)) < 0)
         return r;
@@ -340,6 +360,11 @@ em_engram *em_model_engram(em_model *m)
 const char *em_model_backend_name(const em_model *m)
 {
     return m->backend->name;
+}
+
+const char *em_model_backend_why(const em_model *m)
+{
+    return m->choice.why;
 }
 
 int32_t em_model_n_threads(const em_model *m)

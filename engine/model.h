@@ -5,6 +5,7 @@
 #ifndef EM_ENGINE_MODEL_H
 #define EM_ENGINE_MODEL_H
 
+#include "engine/backend_open.h"
 #include "engine/base/error.h"
 #include "engine/batch.h"
 #include "engine/config.h"
@@ -28,6 +29,8 @@ typedef struct em_model_opts {
     const char *engram_shared_dir; /* of the shared tier; NULL: /dev/shm */
     int64_t engram_cache_bytes;    /* rows read lately, in the nvme tier; 0: none */
     int32_t max_tickets;           /* Engram tickets out at a time; 0: 4 */
+    em_backend_kind backend;       /* what computes */
+    const char *cuda_module;       /* file of the CUDA backend; NULL: searched beside the program */
     unsigned cpu_flags_mask;       /* kernel tiers allowed; all ones: what the machine has; 0: plain C */
     void (*on_progress)(void *ctx, const char *phase, double fraction); /* may be NULL */
     void *progress_ctx;
@@ -44,9 +47,11 @@ em_kv_cache *em_model_kv_cache(em_model *m);
 int32_t em_model_snapshots(const em_model *m);        /* places for saved slots */
 em_engram *em_model_engram(em_model *m);              /* NULL: no Engram layers */
 const char *em_model_backend_name(const em_model *m); /* "cpu/avx512" */
-int32_t em_model_n_threads(const em_model *m);        /* compute threads in use */
-uint64_t em_model_weight_bytes(const em_model *m);    /* weights mapped or held, tables left out */
-uint64_t em_model_kv_bytes(const em_model *m);        /* KV blocks and slots */
+/* Why the GPU was not taken although it was allowed, one clause; empty when there is nothing to say. */
+const char *em_model_backend_why(const em_model *m);
+int32_t em_model_n_threads(const em_model *m);     /* compute threads in use */
+uint64_t em_model_weight_bytes(const em_model *m); /* weights mapped or held, tables left out */
+uint64_t em_model_kv_bytes(const em_model *m);     /* KV blocks and slots */
 
 /* Where the time of the steps since open went, in nanoseconds of the calling thread. */
 typedef struct em_step_times {

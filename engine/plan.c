@@ -84,6 +84,20 @@ int em_model_shape(const em_model_config *cfg, const em_model_opts *opts, em_bac
     return 0;
 }
 
+#define TENSOR_ALIGN 256 /* of the places that a device gives tensors */
+
+void em_model_device_need(const em_weights_sizes *sizes, uint64_t n_tensors, const em_model_opts *opts,
+                          const em_backend_shape *shape, em_device_need *ret_need)
+{
+    int64_t per_seq = ((int64_t)shape->max_len + shape->block_tokens - 1) / shape->block_tokens;
+    int64_t most = per_seq * shape->n_slots;
+    most = most < INT32_MAX ? most : INT32_MAX;
+    *ret_need = (em_device_need){.weights = sizes->mapped - sizes->experts + sizes->owned + n_tensors * TENSOR_ALIGN,
+                                 .experts = sizes->experts,
+                                 .max_blocks =
+                                     opts->kv_cache_bytes || most < shape->n_blocks ? shape->n_blocks : (int32_t)most};
+}
+
 int32_t em_model_logits_rows(const em_model_config *cfg, int32_t max_seqs, int32_t max_batch_tokens)
 {
     int64_t rows = LOGITS_BYTES / ((int64_t)cfg->vocab_size * (int64_t)sizeof(float));

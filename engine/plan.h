@@ -20,6 +20,7 @@ typedef enum em_plan_place {
     EM_PLACE_OWN,    /* the process's own memory: must fit, or the kernel kills the process */
     EM_PLACE_MAPPED, /* pages of files that every step reads: must stay in memory, or each step reads the disk */
     EM_PLACE_CACHED, /* pages of files read here and there: as many stay as there is room for */
+    EM_PLACE_DEVICE, /* memory of the GPU */
     EM_PLACE_LOCKED, /* own memory that must not move: counts against RLIMIT_MEMLOCK, too */
 } em_plan_place;
 
@@ -32,7 +33,7 @@ typedef struct em_plan_item {
 } em_plan_item;
 
 typedef struct em_plan_check {
-    const char *name;     /* "cgroup", "free_memory", "locked_memory", "address_space" */
+    const char *name;     /* "cgroup", "free_memory", "locked_memory", "address_space", "device_memory" */
     uint64_t need, limit; /* bytes */
     bool known;           /* false: the machine does not say; counts as good */
     bool good;
@@ -47,6 +48,12 @@ typedef struct em_memory_plan {
     em_plan_item item[EM_PLAN_MAX_ITEMS];
     int32_t n_items;
     uint64_t own, mapped, cached, locked; /* sums by place; own holds locked, too */
+    uint64_t device;                      /* one arena of the GPU's memory; 0: the CPU computes */
+    uint64_t device_free;                 /* what the GPU had when it was asked */
+
+    const char *backend;   /* "cpu", "cuda" */
+    char device_name[96];  /* of the GPU that was planned for; empty: none */
+    char backend_why[256]; /* why the GPU was not taken although it was allowed; empty otherwise */
 
     em_machine machine;
     em_plan_check check[EM_PLAN_MAX_CHECKS];

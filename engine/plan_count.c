@@ -1,6 +1,8 @@
 /* Counting what opening will take. */
 #include "engine/plan_count.h"
 
+#include <string.h>
+
 /* What cannot be counted before it is there, as measured: a tokenizer takes up to five times its file, a thread touches
  * little of its stack, and the program itself needs some. */
 #define TOKENIZER_FACTOR 5
@@ -17,7 +19,9 @@ static void add(em_memory_plan *p, const char *name, const char *what, em_plan_p
         return;
     p->item[p->n_items++] =
         (em_plan_item){.name = name, .what = what, .place = place, .bytes = bytes, .estimated = estimated};
-    if (place == EM_PLACE_MAPPED)
+    if (place == EM_PLACE_DEVICE)
+        p->device += bytes;
+    else if (place == EM_PLACE_MAPPED)
         p->mapped += bytes;
     else if (place == EM_PLACE_CACHED)
         p->cached += bytes;
@@ -35,6 +39,12 @@ static uint64_t scale_bytes(const em_plan_input *in)
     return in->weights.tables / 33; /* 32 bytes of codes and one of scale */
 }
 
+/* Memory that a device reads is page-locked. */
+static em_plan_place own_place(const em_plan_input *in)
+{
+    return in->choice.module ? EM_PLACE_LOCKED : EM_PLACE_OWN;
+}
+
 /* Where the tables lie; AUTO has been resolved. */
 static void add_tables(const em_plan_input *in, em_engram_tier tier, em_memory_plan *p)
 {
@@ -43,7 +53,7 @@ static void add_tables(const em_plan_input *in, em_engram_tier tier, em_memory_p
     case EM_ENGRAM_TIER_AUTO: break;
     case EM_ENGRAM_TIER_RAM:
         p->engram_tier = "ram";
-        add(p, "engram_tables", "Engram tables, copied into memory", EM_PLACE_OWN, bytes, false);
+        add(p, "engram_tables", "Engram tables, copied into memory", own_place(in), bytes, false);
         break;
     case EM_ENGRAM_TIER_SHARED:
         p->engram_tier = "shared";
@@ -75,10 +85,40 @@ static void add_engram(const em_plan_input *in, em_memory_plan *p)
                            .head_dim = cfg->engram_head_dim};
     int32_t tickets = in->opts.max_tickets ? in->opts.max_tickets : EM_MODEL_TICKETS;
     add_tables(in, tier, p);
-    add(p, "engram_staging", "Engram rows in flight, and the look-backs they are asked with", EM_PLACE_OWN,
+    add(p, "engram_staging", "Engram rows in flight, and the look-backs they are asked with", own_place(in),
         em_engram_staging_bytes(&spec, in->opts.max_batch_tokens, tickets) +
             (uint64_t)in->opts.max_batch_tokens * (uint64_t)cfg->engram_max_order * sizeof(int32_t),
         false);
+}
+
+/* Weights, state and buffers where the CPU computes. */
+static void add_cpu(const em_plan_input *in, const em_backend_shape *sh, em_memory_plan *p)
+{
+    em_state_bytes state = em_cpu_state_bytes(in->cfg, sh->block_tokens);
+    add(p, "weights", "weights, as the files have them", EM_PLACE_MAPPED, in->weights.mapped, false);
+    add(p, "kv_blocks", "compressed keys and values of sequences", EM_PLACE_OWN,
+        (uint64_t)state.block * (uint64_t)sh->n_blocks, false);
+    add(p, "sequence_slots", "windows and open groups of running sequences", EM_PLACE_OWN,
+        (uint64_t)state.slot * (uint64_t)sh->n_slots, false);
+    add(p, "snapshots", "saved windows, where a prompt can resume", EM_PLACE_OWN,
+        (uint64_t)state.slot * (uint64_t)sh->n_snapshots, false);
+    add(p, "step_buffers", "activations of one step", EM_PLACE_OWN,
+        (uint64_t)em_cpu_workspace_bytes(in->cfg, sh, in->opts.n_threads), false);
+}
+
+/* The same where a GPU does: its arena, and what it needs of the host. */
+static void add_device(const em_plan_input *in, em_memory_plan *p)
+{
+    const em_device_plan *d = &in->choice.plan;
+    add(p, "gpu_weights", "weights, without routed experts", EM_PLACE_DEVICE, d->weights, false);
+    add(p, "gpu_experts", "routed experts", EM_PLACE_DEVICE, d->experts, false);
+    add(p, "gpu_kv_blocks", "compressed keys and values of sequences", EM_PLACE_DEVICE, d->kv_blocks, false);
+    add(p, "gpu_slots", "windows and open groups of sequences, saved ones too", EM_PLACE_DEVICE, d->slots, false);
+    add(p, "gpu_step_buffers", "activations of one step", EM_PLACE_DEVICE, d->activations, false);
+    add(p, "host_experts", "routed experts that the GPU reads over the bus: slow", EM_PLACE_LOCKED, d->host_experts,
+        false);
+    add(p, "host_buffers", "uploads and logits", EM_PLACE_LOCKED, d->host_buffers, false);
+    add(p, "weight_files", "weights, read once", EM_PLACE_CACHED, in->weights.mapped, false);
 }
 
 int em_plan_count(const em_plan_input *in, em_memory_plan *ret_plan, em_error *err)
@@ -88,6 +128,8 @@ int em_plan_count(const em_plan_input *in, em_memory_plan *ret_plan, em_error *e
     int r = em_model_shape(cfg, &in->opts, &sh, err);
     if (r < 0)
         return r;
+    if (in->choice.module)
+        sh.n_blocks = in->choice.plan.n_blocks;
     em_memory_plan p = {.n_threads = in->opts.n_threads,
                         .max_len = sh.max_len,
                         .max_seqs = sh.n_slots,
@@ -95,22 +137,20 @@ int em_plan_count(const em_plan_input *in, em_memory_plan *ret_plan, em_error *e
                         .n_snapshots = sh.n_snapshots,
                         .block_tokens = sh.block_tokens,
                         .n_blocks = sh.n_blocks,
-                        .engram_tier = "none"};
-    em_state_bytes state = em_cpu_state_bytes(cfg, sh.block_tokens);
+                        .engram_tier = "none",
+                        .backend = in->choice.module ? in->choice.module->name : "cpu"};
+    p.device_free = in->choice.device.free_bytes;
+    memcpy(p.device_name, in->choice.device.name, sizeof(p.device_name));
+    memcpy(p.backend_why, in->choice.why, sizeof(p.backend_why));
     uint64_t rows = (uint64_t)em_model_logits_rows(cfg, sh.n_slots, sh.max_batch_tokens),
              vocab = (uint64_t)cfg->vocab_size;
-    add(&p, "weights", "weights, as the files have them", EM_PLACE_MAPPED, in->weights.mapped, false);
+    if (in->choice.module)
+        add_device(in, &p);
+    else
+        add_cpu(in, &sh, &p);
     add(&p, "vectors", "norms and biases as F32, lists of tensors", EM_PLACE_OWN,
         in->weights.owned + in->n_tensors * TENSOR_BYTES, true);
     add_engram(in, &p);
-    add(&p, "kv_blocks", "compressed keys and values of sequences", EM_PLACE_OWN,
-        (uint64_t)state.block * (uint64_t)sh.n_blocks, false);
-    add(&p, "sequence_slots", "windows and open groups of running sequences", EM_PLACE_OWN,
-        (uint64_t)state.slot * (uint64_t)sh.n_slots, false);
-    add(&p, "snapshots", "saved windows, where a prompt can resume", EM_PLACE_OWN,
-        (uint64_t)state.slot * (uint64_t)sh.n_snapshots, false);
-    add(&p, "step_buffers", "activations of one step", EM_PLACE_OWN,
-        (uint64_t)em_cpu_workspace_bytes(cfg, &sh, in->opts.n_threads), false);
     add(&p, "logits", "scores of one step, and the sampler's scratch", EM_PLACE_OWN,
         rows * vocab * sizeof(float) + vocab * SAMPLER_BYTES, false);
     add(&p, "tokenizer", "vocabulary, merges and Engram's class map", EM_PLACE_OWN,

@@ -2,7 +2,7 @@
 #ifndef EM_ENGINE_PLAN_COUNT_H
 #define EM_ENGINE_PLAN_COUNT_H
 
-#include "engine/backend.h"
+#include "engine/backend_open.h"
 #include "engine/model.h"
 #include "engine/plan.h"
 #include "engine/weights.h"
@@ -14,6 +14,10 @@ static inline em_engram_dtype em_engram_row_dtype(em_dtype d)
 {
     return d == EM_DTYPE_FP8 ? EM_ENGRAM_FP8 : d == EM_DTYPE_BF16 ? EM_ENGRAM_BF16 : EM_ENGRAM_F32;
 }
+
+/* What a device would have to hold; device_bytes is left 0. n_tensors: in the headers. */
+void em_model_device_need(const em_weights_sizes *sizes, uint64_t n_tensors, const em_model_opts *opts,
+                          const em_backend_shape *shape, em_device_need *ret_need);
 
 /* Rows of logits that a step has room for: bounded in bytes, because a prompt that is scored wants one per token. */
 int32_t em_model_logits_rows(const em_model_config *cfg, int32_t max_seqs, int32_t max_batch_tokens);
@@ -27,6 +31,7 @@ typedef struct em_plan_input {
     em_weights_sizes weights; /* of the headers */
     uint64_t n_tensors;       /* in the headers */
     uint64_t tokenizer_bytes; /* of tokenizer.json; 0: none */
+    em_backend_choice choice; /* for these options; zeroed: the CPU */
 } em_plan_input;
 
 /* Fills everything but machine, checks and advice. -EINVAL as em_model_shape. */

@@ -25,6 +25,8 @@ static void run_checks(em_memory_plan *p)
     check(p, "free_memory", need, m->available, m->available != 0);
     check(p, "locked_memory", p->locked, m->memlock, m->memlock != 0);
     check(p, "address_space", need + p->cached, m->address_space, m->address_space != EM_UNLIMITED);
+    if (p->device)
+        check(p, "device_memory", p->device, p->device_free, true);
     p->fits = true;
     for (int32_t i = 0; i < p->n_checks; i++)
         p->fits = p->fits && p->check[i].good;
@@ -135,7 +137,8 @@ static uint64_t room_of(const em_memory_plan *p, const char **ret_of, bool *ret_
     uint64_t room = EM_UNLIMITED;
     for (int32_t i = 0; i < p->n_checks; i++) {
         const em_plan_check *c = &p->check[i];
-        if (c->good || c->limit >= room || strcmp(c->name, "locked_memory") == 0)
+        if (c->good || c->limit >= room || strcmp(c->name, "locked_memory") == 0 ||
+            strcmp(c->name, "device_memory") == 0)
             continue;
         room = c->limit;
         *ret_address_space = strcmp(c->name, "address_space") == 0;

@@ -84,6 +84,7 @@ em_weights *em_weights_free(em_weights *w); /* NULL is fine; returns NULL */
 /* From the headers alone; nothing of the tensors' data is read. */
 typedef struct em_weights_sizes {
     uint64_t mapped;      /* tensors of the text model, tables left out */
+    uint64_t experts;     /* of them: routed experts */
     uint64_t tables;      /* Engram tables */
     em_dtype table_dtype; /* of their rows; F32 without tables */
     uint64_t owned;       /* what em_weights_load allocates: widened vectors, copies of misaligned matrices, lists */

@@ -5,6 +5,11 @@
 #include "engine/weights.h"
 #include "engine/weights_bind.h"
 
+static bool is_routed_expert(const char *name)
+{
+    return strstr(name, ".ffn.experts.") != NULL;
+}
+
 static bool is_table(const char *name)
 {
     return strstr(name, ".engram.embed.") != NULL;
@@ -43,6 +48,7 @@ int em_weights_measure(const em_model_config *cfg, const em_st_set *set, em_weig
                                                                : EM_DTYPE_FP8;
         } else {
             s.mapped += slot->t->bytes;
+            s.experts += is_routed_expert(slot->name) ? slot->t->bytes : 0;
             s.owned += owned_bytes(slot);
         }
     }

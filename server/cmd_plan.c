@@ -23,15 +23,19 @@ static const char *place_name(em_plan_place place)
     case EM_PLACE_MAPPED: return "mapped";
     case EM_PLACE_CACHED: return "cached";
     case EM_PLACE_LOCKED: return "locked";
+    case EM_PLACE_DEVICE: return "device";
     }
     return "";
 }
 
 static const char *gpu_text(const em_memory_plan *p, char *text, size_t cap)
 {
-    if (p->machine.n_gpus == 0)
-        return "none on this machine; the CPU computes";
-    snprintf(text, cap, "%d on this machine; this plan is for the CPU", p->machine.n_gpus);
+    if (p->device)
+        snprintf(text, cap, "%s computes", p->device_name);
+    else if (p->backend_why[0])
+        snprintf(text, cap, "not used: %s", p->backend_why);
+    else
+        snprintf(text, cap, "%d on this machine; this plan is for the CPU", p->machine.n_gpus);
     return text;
 }
 
@@ -42,7 +46,8 @@ static void print_check(const em_plan_check *c)
     static const char *const names[][2] = {{"cgroup", "control group"},
                                            {"free_memory", "free memory"},
                                            {"locked_memory", "locked memory"},
-                                           {"address_space", "address space"}};
+                                           {"address_space", "address space"},
+                                           {"device_memory", "GPU memory"}};
     char need[EM_UNITS_TEXT], limit[EM_UNITS_TEXT];
     const char *name = c->name;
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
@@ -58,7 +63,7 @@ static void print_check(const em_plan_check *c)
 
 static void print_table(const em_memory_plan *p, const char *model_dir)
 {
-    char text[EM_UNITS_TEXT], gpu[96];
+    char text[EM_UNITS_TEXT], gpu[320];
     printf("%s\n%d threads, %d sequences of up to %d tokens, %d tokens in a step, %d KV blocks of %d tokens\n\n",
            model_dir, p->n_threads, p->max_seqs, p->max_len, p->max_batch_tokens, p->n_blocks, p->block_tokens);
     for (int32_t i = 0; i < p->n_items; i++) {
@@ -68,6 +73,8 @@ static void print_table(const em_memory_plan *p, const char *model_dir)
     }
     printf("\n  %-16s %10s  the process's own\n", "memory", em_bytes_text(p->own, text));
     printf("  %-16s %10s  pages of files that every step reads\n", "mapped", em_bytes_text(p->mapped, text));
+    if (p->device)
+        printf("  %-16s %10s  one arena in the GPU's memory\n", "device", em_bytes_text(p->device, text));
     if (p->cached)
         printf("  %-16s %10s  pages of files read here and there; not counted below\n", "cached",
                em_bytes_text(p->cached, text));
@@ -98,8 +105,8 @@ static void put_items(em_buf *b, const em_memory_plan *p)
     }
     em_buf_printf(b,
                   "],\"memory_bytes\":%" PRIu64 ",\"mapped_bytes\":%" PRIu64 ",\"cached_bytes\":%" PRIu64
-                  ",\"locked_bytes\":%" PRIu64,
-                  p->own, p->mapped, p->cached, p->locked);
+                  ",\"locked_bytes\":%" PRIu64 ",\"device_bytes\":%" PRIu64,
+                  p->own, p->mapped, p->cached, p->locked, p->device);
 }
 
 static void put_checks(em_buf *b, const em_memory_plan *p)
@@ -130,6 +137,12 @@ static int print_json(const em_memory_plan *p, const char *model_dir)
                   p->n_threads, p->max_len, p->max_seqs, p->max_batch_tokens, p->n_snapshots, p->block_tokens,
                   p->n_blocks);
     put_string(&b, "engram_tier", p->engram_tier);
+    em_buf_puts(&b, ",");
+    put_string(&b, "backend", p->backend);
+    em_buf_puts(&b, ",");
+    put_string(&b, "device", p->device_name);
+    em_buf_puts(&b, ",");
+    put_string(&b, "no_gpu_because", p->backend_why);
     em_buf_puts(&b, ",");
     put_items(&b, p);
     em_buf_puts(&b, ",");

@@ -38,7 +38,7 @@ typedef struct em_config {
     int64_t max_model_len, max_num_seqs, max_num_batched_tokens;
     int64_t engram_cache_bytes, kv_cache_bytes, kv_block_tokens, prefix_snapshot_bytes;
     bool no_prefix_cache;
-    char *engram_tier, *engram_shared_dir, *backend, *math;
+    char *engram_tier, *engram_shared_dir, *backend, *cuda_module, *math;
     int64_t threads;
 
     /* where and for whom */

@@ -77,6 +77,8 @@ void em_config_engine_opts(const em_config *c, const char *model_dir, em_engine_
 {
     *ret_opts = (em_engine_opts){
         .model_dir = model_dir,
+        .backend = c->backend,
+        .cuda_module = c->cuda_module,
         .n_threads = (int32_t)c->threads,
         .max_len = (int32_t)c->max_model_len,
         .max_seqs = (int32_t)c->max_num_seqs,

@@ -50,12 +50,23 @@ static void on_progress(void *ctx, const char *phase, double fraction)
         em_log(EM_LOG_INFO, NULL, "loading: %s", phase);
 }
 
+/* What computes, and in the same line why it is not the GPU. */
+static void log_backend(const em_engine *engine)
+{
+    em_engine_info info;
+    em_engine_get_info(engine, &info);
+    bool why = info.backend_why && info.backend_why[0];
+    em_log(EM_LOG_INFO, NULL, "backend: %s%s%s", info.backend, why ? "; no GPU: " : "", why ? info.backend_why : "");
+}
+
 static void *load(void *arg)
 {
     em_service *s = arg;
     em_engine *engine = NULL;
     em_error err = {0};
     int r = em_engine_open(&s->opts, &engine, &err);
+    if (r == 0)
+        log_backend(engine);
     pthread_mutex_lock(&s->lock);
     s->loaded = true;
     s->result = r;

@@ -11,21 +11,17 @@
 #include "engine/backend.h"
 #include "engine/cpu/kernels.h"
 #include "engine/cpu/thread_pool.h"
+#include "engine/rope_frequencies.h"
+#include "engine/state_layout.h"
 
 #define EM_HEAD_GROUP 16   /* query heads of one attention item */
 #define EM_KEY_BLOCK 64    /* index keys scored in one item */
 #define EM_SCORE_TOKENS 16 /* queries that share one block of decoded keys */
 #define EM_TOKEN_BLOCK 64  /* tokens of one product item: their inputs stay in the second-level cache */
 
-/* Where per-sequence state lies (engine/cpu/state.c). Rows are packed where the quantiser applies, else F32. */
+/* Per-sequence state (engine/cpu/state.c). */
 typedef struct em_cpu_state {
-    bool pack_window, pack_comp, pack_key; /* Q1, Q2, Q3/Q4 apply: width divides by 32, 16, 32 */
-    size_t window_row, comp_row, key_row;  /* bytes */
-    int32_t window;                        /* rows of a ring */
-    int32_t block_tokens;
-    size_t block_bytes, slot_bytes;
-    size_t *comp_off, *key_off;     /* [n_kv_sources] offset inside a block */
-    size_t *open_off;               /* [n_kv_sources] offset inside a slot: kv then gate, (ratio-1) x D each */
+    em_state_layout at;
     uint8_t *blocks;                /* [n_blocks, block_bytes] */
     uint8_t *slots;                 /* [n_slots + n_snapshots, slot_bytes]: rings of all layers, then open groups */
     size_t blocks_size, slots_size; /* bytes of the two */
@@ -139,7 +135,6 @@ void em_cpu_rmsnorm(const em_cpu *c, float *y, const float *x, const float *w, i
 void em_cpu_each_token(em_cpu *c, em_pool_fn fn);
 
 /* --- rope.c */
-void em_rope_frequencies(const em_model_config *cfg, float *main, float *comp); /* [rope_dim / 2] each */
 void em_rope_table(const float *freq, int32_t n_pairs, int64_t pos, float *ret_cos, float *ret_sin);
 /* Rotates pairs (0,1), (2,3), ... of v[2 * n_pairs] in place; inverse uses -sin. */
 void em_rope_apply(float *v, const float *cos, const float *sin, int32_t n_pairs, bool inverse);

@@ -35,7 +35,7 @@ static void query_item(void *ctx, int64_t token, int worker)
         float *q = c->index_q + (token * cfg->index_n_heads + h) * width;
         em_rope_apply(q + width - cfg->rope_dim, c->cos_comp + token * pairs, c->sin_comp + token * pairs, pairs,
                       false);
-        if (c->state.pack_key) { /* Q4: the query lives on the same grid as the keys */
+        if (c->state.at.pack_key) { /* Q4: the query lives on the same grid as the keys */
             uint8_t *row = (uint8_t *)c->scratch[worker];
             em_cpu_store_key(c, row, q);
             em_cpu_load_key(c, row, q);

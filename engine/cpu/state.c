@@ -1,6 +1,5 @@
 /* Per-sequence state of the CPU backend: window rings and open groups in slots, compressed rows and index keys in KV
- * blocks. Rows are stored on their quantiser's grid (spec 3.5, 9): packing loses nothing, since the model itself only
- * sees quantised values. Where a width does not divide by the quantiser's block, the model skips it and rows are F32. */
+ * blocks, at the places that engine/state_layout.h gives. */
 #include "engine/cpu/cpu.h"
 
 #include <errno.h>
@@ -8,43 +7,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static size_t round_up(size_t n, size_t to)
-{
-    return (n + to - 1) / to * to;
-}
-
-/* Row sizes and offsets; no memory. */
-static void layout(em_cpu_state *st, const em_model_config *cfg, int32_t block_tokens)
-{
-    size_t D = (size_t)cfg->head_dim, I = (size_t)cfg->index_head_dim;
-    st->pack_window = D % 32 == 0;
-    st->pack_comp = D % 16 == 0;
-    st->pack_key = I % 32 == 0;
-    st->window_row = st->pack_window ? D + D / 32 : 4 * D;
-    st->comp_row = st->pack_comp ? D / 2 + D / 16 : 4 * D;
-    st->key_row = st->pack_key ? I / 2 + I / 32 : 4 * I;
-    st->window = cfg->window;
-    st->block_tokens = block_tokens;
-    size_t block = 0, slot = round_up((size_t)cfg->n_layers * (size_t)cfg->window * st->window_row, 64);
-    for (int32_t s = 0; s < cfg->n_kv_sources; s++) {
-        size_t ratio = (size_t)cfg->role[cfg->kv_source_layer[s]].ratio, rows = (size_t)block_tokens / ratio;
-        if (st->comp_off) {
-            st->comp_off[s] = block;
-            st->key_off[s] = round_up(block + rows * st->comp_row, 64);
-            st->open_off[s] = slot;
-        }
-        block = round_up(round_up(block + rows * st->comp_row, 64) + rows * st->key_row, 64);
-        slot = round_up(slot + (ratio - 1) * 2 * D * sizeof(float), 64);
-    }
-    st->block_bytes = block ? block : 64;
-    st->slot_bytes = slot;
-}
-
 em_state_bytes em_cpu_state_bytes(const em_model_config *cfg, int32_t block_tokens)
 {
-    em_cpu_state st = {0};
-    layout(&st, cfg, block_tokens);
-    return (em_state_bytes){.block = (int64_t)st.block_bytes, .slot = (int64_t)st.slot_bytes};
+    em_state_layout at;
+    em_state_layout_init(&at, cfg, block_tokens);
+    return (em_state_bytes){.block = (int64_t)at.block_bytes, .slot = (int64_t)at.slot_bytes};
 }
 
 /* Zeroed address space that costs memory only once it is touched. */
@@ -56,18 +23,11 @@ static uint8_t *reserve(size_t bytes)
 
 int em_cpu_state_init(em_cpu_state *st, const em_model_config *cfg, const em_backend_shape *shape)
 {
-    size_t n = (size_t)(cfg->n_kv_sources ? cfg->n_kv_sources : 1);
-    *st = (em_cpu_state){.comp_off = calloc(n, sizeof(size_t)),
-                         .key_off = calloc(n, sizeof(size_t)),
-                         .open_off = calloc(n, sizeof(size_t))};
-    if (!st->comp_off || !st->key_off || !st->open_off) {
-        em_cpu_state_done(st);
-        return -ENOMEM;
-    }
-    layout(st, cfg, shape->block_tokens);
-    st->blocks_size = st->block_bytes * (size_t)shape->n_blocks;
+    *st = (em_cpu_state){.blocks = NULL};
+    em_state_layout_init(&st->at, cfg, shape->block_tokens);
+    st->blocks_size = st->at.block_bytes * (size_t)shape->n_blocks;
     st->blocks = reserve(st->blocks_size);
-    st->slots_size = st->slot_bytes * ((size_t)shape->n_slots + (size_t)shape->n_snapshots);
+    st->slots_size = st->at.slot_bytes * ((size_t)shape->n_slots + (size_t)shape->n_snapshots);
     st->slots = reserve(st->slots_size);
     if (!st->blocks || !st->slots) {
         em_cpu_state_done(st);
@@ -82,63 +42,61 @@ void em_cpu_state_done(em_cpu_state *st)
         munmap(st->blocks, st->blocks_size);
     if (st->slots)
         munmap(st->slots, st->slots_size);
-    free(st->comp_off);
-    free(st->key_off);
-    free(st->open_off);
     *st = (em_cpu_state){0};
 }
 
 void em_cpu_copy_slot(em_backend *be, int32_t from, int32_t to)
 {
     const em_cpu_state *st = &((em_cpu *)be)->state;
-    memcpy(st->slots + (size_t)to * st->slot_bytes, st->slots + (size_t)from * st->slot_bytes, st->slot_bytes);
+    memcpy(st->slots + (size_t)to * st->at.slot_bytes, st->slots + (size_t)from * st->at.slot_bytes, st->at.slot_bytes);
 }
 
 void em_cpu_copy_block(em_backend *be, int32_t from, int32_t to)
 {
     const em_cpu_state *st = &((em_cpu *)be)->state;
-    memcpy(st->blocks + (size_t)to * st->block_bytes, st->blocks + (size_t)from * st->block_bytes, st->block_bytes);
+    memcpy(st->blocks + (size_t)to * st->at.block_bytes, st->blocks + (size_t)from * st->at.block_bytes,
+           st->at.block_bytes);
 }
 
 uint8_t *em_cpu_ring_row(const em_cpu *c, int32_t slot, int32_t layer, int32_t pos)
 {
     const em_cpu_state *st = &c->state;
-    size_t row = (size_t)layer * (size_t)st->window + (size_t)(pos % st->window);
-    return st->slots + (size_t)slot * st->slot_bytes + row * st->window_row;
+    size_t row = (size_t)layer * (size_t)st->at.window + (size_t)(pos % st->at.window);
+    return st->slots + (size_t)slot * st->at.slot_bytes + row * st->at.window_row;
 }
 
 float *em_cpu_open_group(const em_cpu *c, int32_t slot, int32_t source)
 {
-    return (float *)(void *)(c->state.slots + (size_t)slot * c->state.slot_bytes + c->state.open_off[source]);
+    return (float *)(void *)(c->state.slots + (size_t)slot * c->state.at.slot_bytes + c->state.at.open_off[source]);
 }
 
 /* Start of the block that holds compressed row j, and its row number inside. */
 static uint8_t *block_of(const em_cpu *c, const em_seq_kv *kv, int32_t source, int32_t j, size_t *ret_row)
 {
     int32_t ratio = c->cfg->role[c->cfg->kv_source_layer[source]].ratio;
-    int32_t rows = c->state.block_tokens / ratio;
+    int32_t rows = c->state.at.block_tokens / ratio;
     *ret_row = (size_t)(j % rows);
-    return c->state.blocks + (size_t)kv->block_table[j / rows] * c->state.block_bytes;
+    return c->state.blocks + (size_t)kv->block_table[j / rows] * c->state.at.block_bytes;
 }
 
 uint8_t *em_cpu_comp_row(const em_cpu *c, const em_seq_kv *kv, int32_t source, int32_t j)
 {
     size_t row;
     uint8_t *block = block_of(c, kv, source, j, &row);
-    return block + c->state.comp_off[source] + row * c->state.comp_row;
+    return block + c->state.at.comp_off[source] + row * c->state.at.comp_row;
 }
 
 uint8_t *em_cpu_key_row(const em_cpu *c, const em_seq_kv *kv, int32_t source, int32_t j)
 {
     size_t row;
     uint8_t *block = block_of(c, kv, source, j, &row);
-    return block + c->state.key_off[source] + row * c->state.key_row;
+    return block + c->state.at.key_off[source] + row * c->state.at.key_row;
 }
 
 void em_cpu_store_window(const em_cpu *c, uint8_t *row, const float *x)
 {
     int64_t D = c->cfg->head_dim;
-    if (c->state.pack_window)
+    if (c->state.at.pack_window)
         c->k.enc_e4m3_b32(x, D, row, row + D);
     else
         memcpy(row, x, (size_t)D * sizeof(float));
@@ -147,7 +105,7 @@ void em_cpu_store_window(const em_cpu *c, uint8_t *row, const float *x)
 void em_cpu_load_window(const em_cpu *c, const uint8_t *row, float *x)
 {
     int64_t D = c->cfg->head_dim;
-    if (c->state.pack_window)
+    if (c->state.at.pack_window)
         c->k.dec_e4m3_b32(row, row + D, D, x);
     else
         memcpy(x, row, (size_t)D * sizeof(float));
@@ -156,7 +114,7 @@ void em_cpu_load_window(const em_cpu *c, const uint8_t *row, float *x)
 void em_cpu_store_comp(const em_cpu *c, uint8_t *row, const float *x)
 {
     int64_t D = c->cfg->head_dim;
-    if (c->state.pack_comp)
+    if (c->state.at.pack_comp)
         c->k.enc_e2m1_b16(x, D, row, row + D / 2);
     else
         memcpy(row, x, (size_t)D * sizeof(float));
@@ -165,7 +123,7 @@ void em_cpu_store_comp(const em_cpu *c, uint8_t *row, const float *x)
 void em_cpu_load_comp(const em_cpu *c, const uint8_t *row, float *x)
 {
     int64_t D = c->cfg->head_dim;
-    if (c->state.pack_comp)
+    if (c->state.at.pack_comp)
         c->k.dec_e2m1_b16(row, row + D / 2, D, x);
     else
         memcpy(x, row, (size_t)D * sizeof(float));
@@ -174,7 +132,7 @@ void em_cpu_load_comp(const em_cpu *c, const uint8_t *row, float *x)
 void em_cpu_store_key(const em_cpu *c, uint8_t *row, const float *x)
 {
     int64_t n = c->cfg->index_head_dim;
-    if (c->state.pack_key)
+    if (c->state.at.pack_key)
         c->k.enc_e2m1_b32(x, n, row, row + n / 2);
     else
         memcpy(row, x, (size_t)n * sizeof(float));
@@ -183,7 +141,7 @@ void em_cpu_store_key(const em_cpu *c, uint8_t *row, const float *x)
 void em_cpu_load_key(const em_cpu *c, const uint8_t *row, float *x)
 {
     int64_t n = c->cfg->index_head_dim;
-    if (c->state.pack_key)
+    if (c->state.at.pack_key)
         c->k.dec_e2m1_b32(row, row + n / 2, n, x);
     else
         memcpy(x, row, (size_t)n * sizeof(float));

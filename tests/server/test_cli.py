@@ -65,7 +65,7 @@ class Usage(Case):
                 "--port": ["", "x", "-1", "65536", "8080x", "0x50", " 80", "1e3", "99999999999999999999"],
                 "--max-num-seqs": ["0", "-1", "1.5"], "--kv-cache-bytes": ["-1", "1X", "G", "2GG", "9999999999G", "1.5G"],
                 "--drain-timeout": ["-1", "x", "nan", "inf", "1e9", "0x1p3", ""], "--engram-tier": ["", "disk", "RAM", "a"],
-                "--backend": ["cuda", "c"], "--math": ["bf16"], "--log-format": ["xml"], "--log-level": ["loud"],
+                "--backend": ["gpu", "c"], "--math": ["bf16"], "--log-format": ["xml"], "--log-level": ["loud"],
                 "--ignore-unknown-fields": [], "--max-n": ["129"], "--max-logprobs": ["21"],
                 "--served-model-name": ["", ",", "a,,b", "a,"]}.items():
             for value in values:
@@ -82,7 +82,7 @@ class Usage(Case):
 
     def test_every_flag_has_its_variable(self):
         """A bad value in ENGRAMD_NAME is refused in that name: each is read, in one place."""
-        free_text = {"model", "host", "config", "api-key-file", "engram-shared-dir"}
+        free_text = {"model", "host", "config", "api-key-file", "engram-shared-dir", "cuda-module"}
         for name in set(flags_of("serve") + flags_of("generate")) - free_text:
             variable = "ENGRAMD_" + name.upper().replace("-", "_")
             self.wrong("serve", "stub:", env={variable: ",bad"}, pattern=variable + ": ")

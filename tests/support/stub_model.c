@@ -136,6 +136,11 @@ em_engram *em_model_engram(em_model *m)
     return NULL;
 }
 
+const char *em_model_backend_why(const em_model *m)
+{
+    return "";
+}
+
 const char *em_model_backend_name(const em_model *m)
 {
     return "stub";
