@@ -134,17 +134,24 @@ static bool answer_at_once(const em_exchange *x, const framing *f)
            content_length(f) > (uint64_t)x->http->config->max_body_bytes + DISCARD_BYTES;
 }
 
+/* One system call for many ids: it would be a quarter of those that a plain GET takes. */
+static uint64_t random_bits(em_http *h)
+{
+    if (h->n_random == 0) {
+        if (getrandom(h->random, sizeof(h->random), 0) != (ssize_t)sizeof(h->random))
+            return em_now_ns() ^ (uint64_t)(uintptr_t)h;
+        h->n_random = EM_RANDOM_WORDS;
+    }
+    return h->random[--h->n_random];
+}
+
 static void choose_id(em_exchange *x)
 {
     const char *given = MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, "X-Request-Id");
-    uint64_t bits = em_now_ns();
-    if (given && em_request_id_ok(given)) {
+    if (given && em_request_id_ok(given))
         snprintf(x->id, sizeof(x->id), "%s", given);
-        return;
-    }
-    if (getrandom(&bits, sizeof(bits), 0) != (ssize_t)sizeof(bits))
-        bits ^= (uint64_t)(uintptr_t)x;
-    snprintf(x->id, sizeof(x->id), "req-%016" PRIx64, bits);
+    else
+        snprintf(x->id, sizeof(x->id), "req-%016" PRIx64, random_bits(x->http));
 }
 
 static enum MHD_Result begin(em_http *h, struct MHD_Connection *conn, const char *url, const char *method,

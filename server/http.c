@@ -82,8 +82,9 @@ static unsigned connection_limit(const em_config *c)
 static int start_daemon(em_http *h, int listen_fd, em_error *err)
 {
     const em_config *c = h->config;
-    /* room for a header beyond our limit, so that the refusal is ours and not the library's page */
-    size_t memory = (size_t)c->max_header_bytes * 4;
+    /* Room for a header beyond our limit, so that the refusal is ours and not the library's page. No more than that: the
+     * library clears all of it after each request of a connection. */
+    size_t memory = (size_t)c->max_header_bytes * 3;
     /* clang-format off */
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, em_peer_accept, h, em_exchange_handle, h,

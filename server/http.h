@@ -28,6 +28,7 @@ typedef struct em_exchange em_exchange;
 /* --- one connection (peer.c) --------------------------------------------------------------------------------- */
 
 /* Open connections of one address. */
+#define EM_RANDOM_WORDS 32 /* what getrandom gives without being interrupted: 256 bytes */
 #define EM_ADDRESS_BUCKETS 1024
 typedef struct em_address {
     struct em_address *next; /* in its bucket */
@@ -191,6 +192,8 @@ struct em_http {
     bool done;
     int exit_code;
     uint64_t log_window_ns; /* of libmicrohttpd's messages */
+    uint64_t random[EM_RANDOM_WORDS]; /* for request ids: the first n_random are unused */
+    int n_random;
     int n_logged;
 };
 

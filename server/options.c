@@ -93,7 +93,7 @@ const em_option em_options[] = {
      "connections; only /health and /ready are answered beyond"},
     {"max-connections-per-address", EM_OPTION_INT, SERVE, AT(max_connections_per_address), 0, 1 << 20, NULL, "2048",
      "N", "connections of one address (IPv6: of one /64 network); 0: no limit of its own"},
-    {"max-header-bytes", EM_OPTION_BYTES, SERVE, AT(max_header_bytes), 1024, 1 << 20, NULL, "32K", "BYTES",
+    {"max-header-bytes", EM_OPTION_BYTES, SERVE, AT(max_header_bytes), 1024, 1 << 20, NULL, "16K", "BYTES",
      "size of a request's line and headers"},
     {"max-body-bytes", EM_OPTION_BYTES, SERVE, AT(max_body_bytes), 1024, GIB(1), NULL, "16M", "BYTES",
      "size of a request's body"},
