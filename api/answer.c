@@ -8,10 +8,10 @@
 #include "api/json_out.h"
 
 int em_answer_init(em_answer *a, const char *object, const char *id, int64_t created, const char *model,
-                   const char *fingerprint, bool include_usage)
+                   const char *fingerprint)
 {
     em_buf *b = &a->head;
-    *a = (em_answer){.include_usage = include_usage};
+    *a = (em_answer){0};
     em_buf_puts(b, "{\"id\":");
     em_json_text(b, id, strlen(id));
     em_buf_printf(b, ",\"object\":\"%s\",\"created\":%" PRId64 ",\"model\":", object, created);
@@ -38,12 +38,21 @@ void em_answer_take_failure(em_answer *a, const em_event *ev)
     snprintf(a->why, sizeof a->why, "%s", ev->error ? ev->error : "");
 }
 
+static int timeout_error(const em_time_limit *limit, em_api_error *err)
+{
+    double seconds = (double)limit->ns / 1e9;
+    if (limit->own)
+        return em_api_error_set(err, 504, "timeout", "timeout",
+                                "The request took longer than its own timeout of %g seconds", seconds);
+    return em_api_error_set(err, 504, "timeout", NULL,
+                            "The request took longer than the %g seconds that this server allows", seconds);
+}
+
 static int failure_error(const em_answer *a, em_api_error *err)
 {
     switch (a->failure) {
     case EM_FINISH_CANCEL: return em_api_error_set(err, 499, "cancelled", NULL, "The request was cancelled");
-    case EM_FINISH_TIMEOUT:
-        return em_api_error_set(err, 504, "timeout", NULL, "The request took longer than this server allows");
+    case EM_FINISH_TIMEOUT: return timeout_error(&a->limit, err);
     default: break;
     }
     return em_api_error_set(err, 500, "engine_failure", NULL, "%s",
@@ -76,12 +85,18 @@ void em_answer_chunk_begin(const em_answer *a, em_buf *out)
     em_buf_append(out, a->head.data, a->head.len);
 }
 
-void em_answer_chunk_end(const em_answer *a, const em_buf *more, em_buf *out)
+void em_answer_chunk_end(const em_answer *a, const em_buf *more, const em_usage *u, em_buf *out)
 {
     em_buf_puts(out, "]");
     if (more && more->len)
         em_buf_append(out, more->data, more->len);
-    em_buf_puts(out, a->include_usage ? ",\"usage\":null}" : "}");
+    if (a->include_usage && a->continuous_usage) {
+        em_buf_puts(out, ",");
+        em_usage_json(u, out);
+    } else if (a->include_usage) {
+        em_buf_puts(out, ",\"usage\":null");
+    }
+    em_buf_puts(out, "}");
     em_sse_end(out);
 }
 

@@ -23,7 +23,7 @@ void em_chat_logprobs_add(em_chat_logprobs *l, const em_engine *engine, const em
         l->cap = cap;
     }
     size_t before = l->waiting.len;
-    em_logprob_entry_json(engine, tok, &l->waiting);
+    em_logprob_entry_json(engine, tok, l->as_ids, &l->waiting);
     l->entries[l->n++] = (em_waiting_entry){.offset = tok->text_offset, .len = l->waiting.len - before};
 }
 

@@ -6,7 +6,8 @@
 #include "api/chat_parse.h"
 #include "engine/base/buf.h"
 
-typedef struct em_chat_logprobs {     /* zero-initialise */
+typedef struct em_chat_logprobs {     /* zero-initialise, but for as_ids */
+    bool as_ids;                      /* tokens are told as "token_id:N" */
     em_buf reasoning, content;        /* settled, JSON items with commas between */
     em_buf waiting;                   /* entries in order, without commas */
     struct em_waiting_entry *entries; /* [n] of waiting */

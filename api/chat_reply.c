@@ -84,14 +84,19 @@ int em_chat_reply_new(const em_chat *c, const char *id, int64_t created, em_chat
     r->key = hash(id);
     r->prompt_ids_due = c->return_token_ids;
     const char *object = c->stream ? "chat.completion.chunk" : "chat.completion";
-    int e = em_answer_init(&r->answer, object, id, created, c->model, c->fingerprint, c->include_usage);
+    int e = em_answer_init(&r->answer, object, id, created, c->model, c->fingerprint);
+    r->answer.include_usage = c->include_usage;
+    r->answer.continuous_usage = c->continuous_usage;
+    r->answer.limit = c->limit;
     if (!e)
         e = em_chat_rules_new(&c->mode, c->stops, c->n_stops, &r->rules);
     if (!e && !(r->choices = calloc((size_t)c->n, sizeof *r->choices)))
         e = -ENOMEM;
-    for (; !e && r->n_open < c->n; r->n_open += !e)
-        e = em_chat_parser_new(r->rules, (em_chat_sink){take_part, &r->choices[r->n_open]},
-                               &r->choices[r->n_open].parser);
+    for (; !e && r->n_open < c->n; r->n_open += !e) {
+        choice *ch = &r->choices[r->n_open];
+        ch->logprobs.as_ids = c->tokens_as_ids;
+        e = em_chat_parser_new(r->rules, (em_chat_sink){take_part, ch}, &ch->parser);
+    }
     if (e)
         em_chat_reply_free(r);
     else
@@ -338,7 +343,11 @@ static void end_chunk(em_chat_reply *r, choice *ch, bool with_tokens, const char
     }
     em_buf_puts(out, "}");
     write_prompt_ids(r, &more);
-    em_answer_chunk_end(&r->answer, &more, out);
+    em_usage usage = {.prompt = r->c->prompt.n_ids,
+                      .completion = ch->completion_tokens,
+                      .cached = ch->cached_tokens,
+                      .reasoning = ch->reasoning_tokens};
+    em_answer_chunk_end(&r->answer, &more, &usage, out);
     out->failed |= more.failed;
     em_buf_done(&more);
 }

@@ -17,7 +17,7 @@ typedef struct params {
     const em_field *top_logprobs;
 } params;
 
-static const params defaults = {.gen = {.n = 1, .temperature = 1, .top_p = 1},
+static const params defaults = {.gen = EM_GENERATION_DEFAULTS,
                                 .dialog = {.parallel_tool_calls = true},
                                 .max_tokens = -1,
                                 .max_completion_tokens = -1};
@@ -214,7 +214,10 @@ static int fill(params *p, const em_dialog *d, em_ids *ids, const em_api_context
     c->model = ctx->n_model_names ? ctx->model_names[0] : "";
     c->stream = p->gen.stream;
     c->include_usage = p->gen.include_usage;
+    c->continuous_usage = p->gen.continuous_usage;
     c->return_token_ids = p->gen.return_token_ids;
+    c->tokens_as_ids = p->gen.tokens_as_ids;
+    c->limit = em_generation_limit(&p->gen, ctx);
     c->n = (int32_t)p->gen.n;
     c->mode = mode_of(d);
     c->stops = p->gen.stops;

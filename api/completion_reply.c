@@ -21,6 +21,8 @@ typedef struct choice {
     bool prompt_ids_due;
     em_finish finish;
     int32_t completion_tokens, cached_tokens;
+    double logprob_sum; /* of the n_scored tokens drawn; only with a ranking, or where asked for */
+    int32_t n_scored;
     int64_t echo_chars; /* characters of the prompt in front of the answer */
 } choice;
 
@@ -37,13 +39,18 @@ int em_completion_reply_new(const em_completion *c, const char *id, int64_t crea
     if (!r)
         return -ENOMEM;
     r->c = c;
-    r->n_choices = c->n_prompts * c->n;
+    r->n_choices = c->n_prompts * c->best_of;
     r->choices = calloc((size_t)r->n_choices, sizeof *r->choices);
-    int e = em_answer_init(&r->answer, "text_completion", id, created, c->model, c->fingerprint, c->include_usage);
+    int e = em_answer_init(&r->answer, "text_completion", id, created, c->model, c->fingerprint);
+    r->answer.include_usage = c->include_usage;
+    r->answer.continuous_usage = c->continuous_usage;
+    r->answer.limit = c->limit;
     if (!r->choices || e) {
         em_completion_reply_free(r);
         return -ENOMEM;
     }
+    for (int32_t i = 0; i < r->n_choices; i++)
+        r->choices[i].logprobs.as_ids = c->tokens_as_ids;
     *ret_reply = r;
     return 0;
 }
@@ -67,7 +74,7 @@ em_completion_reply *em_completion_reply_free(em_completion_reply *r)
 
 static int32_t prompt_of(const em_completion_reply *r, const choice *ch)
 {
-    return (int32_t)(ch - r->choices) / r->c->n;
+    return (int32_t)(ch - r->choices) / r->c->best_of;
 }
 
 /* Text of a prompt's ids from `from` on; out may be NULL. A BOS that we added is no part of the text. */
@@ -121,6 +128,10 @@ static void take_answer(em_completion_reply *r, choice *ch, const em_event *ev)
         em_buf_append(&ch->text, ev->text, ev->text_len);
     for (int32_t i = 0; i < ev->n_tokens; i++) {
         const em_event_token *tok = &ev->tokens[i];
+        if (tok->has_logprob) {
+            ch->logprob_sum += tok->logprob;
+            ch->n_scored++;
+        }
         if (r->c->logprobs >= 0 && tok->visible)
             em_logprob_lists_add(&ch->logprobs, r->c->engine, tok, ch->echo_chars + tok->text_offset);
         if (r->c->return_token_ids)
@@ -170,9 +181,9 @@ static void write_ids(const em_completion_reply *r, choice *ch, em_buf *out)
 }
 
 /* empty_lists: logprobs that were asked for but are empty are written as lists, not as null. */
-static void write_choice(const em_completion_reply *r, choice *ch, bool empty_lists, em_buf *out)
+static void write_choice(const em_completion_reply *r, choice *ch, int32_t index, bool empty_lists, em_buf *out)
 {
-    em_buf_printf(out, "{\"index\":%d,\"text\":", (int)(ch - r->choices));
+    em_buf_printf(out, "{\"index\":%d,\"text\":", (int)index);
     em_buf_json_string(out, ch->text.len ? ch->text.data : "", ch->text.len);
     out->failed |= ch->text.failed;
     em_buf_puts(out, ",\"logprobs\":");
@@ -193,7 +204,7 @@ static em_usage usage_of(const em_completion_reply *r)
     em_usage u = {.reasoning = -1};
     for (int32_t i = 0; i < r->c->n_prompts; i++) {
         u.prompt += r->c->prompt_ids[i].n_ids;
-        u.cached += r->choices[(size_t)i * (size_t)r->c->n].cached_tokens;
+        u.cached += r->choices[(size_t)i * (size_t)r->c->best_of].cached_tokens;
     }
     for (int32_t i = 0; i < r->n_choices; i++)
         u.completion += r->choices[i].completion_tokens;
@@ -211,6 +222,38 @@ int em_completion_reply_add(em_completion_reply *r, const em_event *ev)
     return ch->text.failed || ch->ids.failed ? -ENOMEM : 0;
 }
 
+/* Its rank, best first: mean log-probability of the tokens drawn, of equal ones the earlier sample. */
+static double score_of(const choice *ch)
+{
+    return ch->n_scored ? ch->logprob_sum / ch->n_scored : 0;
+}
+
+/* The best of a prompt's samples that was not taken yet. */
+static choice *take_best(choice *samples, int32_t n, bool *taken)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < n; i++)
+        if (!taken[i] && (best < 0 || score_of(&samples[i]) > score_of(&samples[best])))
+            best = i;
+    taken[best] = true;
+    return &samples[best];
+}
+
+/* The answers to one prompt: all its samples in order, or the best of them. */
+static void write_prompt(const em_completion_reply *r, int32_t prompt, em_buf *out)
+{
+    const em_completion *c = r->c;
+    choice *samples = &r->choices[(size_t)prompt * (size_t)c->best_of];
+    bool taken[EM_MAX_BEST_OF] = {false};
+    for (int32_t i = 0; i < c->n; i++) {
+        int32_t index = prompt * c->n + i;
+        choice *ch = c->best_of > c->n ? take_best(samples, c->best_of, taken) : &samples[i];
+        if (index)
+            em_buf_append(out, ",", 1);
+        write_choice(r, ch, index, true, out);
+    }
+}
+
 int em_completion_reply_json(em_completion_reply *r, em_buf *out, em_api_error *err)
 {
     em_usage usage = usage_of(r);
@@ -218,11 +261,8 @@ int em_completion_reply_json(em_completion_reply *r, em_buf *out, em_api_error *
     if (e)
         return e;
     em_buf_append(out, r->answer.head.data, r->answer.head.len);
-    for (int32_t i = 0; i < r->n_choices; i++) {
-        if (i)
-            em_buf_append(out, ",", 1);
-        write_choice(r, &r->choices[i], true, out);
-    }
+    for (int32_t i = 0; i < r->c->n_prompts; i++)
+        write_prompt(r, i, out);
     em_buf_puts(out, "],");
     em_usage_json(&usage, out);
     em_buf_puts(out, "}");
@@ -239,9 +279,13 @@ static bool has_news(const choice *ch)
 
 static void stream_choice(const em_completion_reply *r, choice *ch, em_buf *out)
 {
+    em_usage usage = {.prompt = r->c->prompt_ids[prompt_of(r, ch)].n_ids,
+                      .completion = ch->completion_tokens,
+                      .cached = ch->cached_tokens,
+                      .reasoning = -1};
     em_answer_chunk_begin(&r->answer, out);
-    write_choice(r, ch, false, out);
-    em_answer_chunk_end(&r->answer, NULL, out);
+    write_choice(r, ch, (int32_t)(ch - r->choices), false, out);
+    em_answer_chunk_end(&r->answer, NULL, &usage, out);
     em_buf_clear(&ch->text);
     em_buf_clear(&ch->ids);
     em_logprob_lists_clear(&ch->logprobs);

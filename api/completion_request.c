@@ -14,8 +14,8 @@
 /* The fields as read, before they become an em_request. */
 typedef struct params {
     em_generation gen;
-    const em_field *prompt, *best_of;
-    int64_t max_tokens, logprobs;
+    const em_field *prompt;
+    int64_t max_tokens, logprobs, best_of; /* best_of 0: not given */
     bool echo, add_special_tokens;
 } params;
 
@@ -42,7 +42,7 @@ static const em_field_rule completion_rules[] = {
     {.use = EM_FIELD_TABLE, .offset = AT(gen), .table = &em_generation_fields},
     {"prompt", EM_FIELD_LATER, AT(prompt)},
     {"max_tokens", EM_FIELD_READ, .read = read_max_tokens},
-    {"best_of", EM_FIELD_LATER, AT(best_of)},
+    {"best_of", EM_FIELD_INT, AT(best_of), 0, EM_MAX_BEST_OF},
     {"echo", EM_FIELD_BOOL, AT(echo)},
     {"logprobs", EM_FIELD_READ, .read = read_logprobs},
     {"add_special_tokens", EM_FIELD_BOOL, AT(add_special_tokens)},
@@ -54,22 +54,21 @@ static const em_field_rule completion_rules[] = {
 
 /* --- rules between fields ----------------------------------------------------------------------------------- */
 
-/* best_of = n is what we do anyway; more would need a ranking. 0 counts as absent, as in OpenAI's range. */
+static int64_t samples_of(const params *p)
+{
+    return p->best_of ? p->best_of : p->gen.n;
+}
+
+/* 0 counts as absent, as in OpenAI's range; n itself leaves nothing to choose, so such an answer may be streamed. */
 static int check_best_of(const params *p, em_api_error *err)
 {
-    if (!p->best_of)
-        return 0;
-    em_json j;
-    em_field_open(p->best_of, &j);
-    int64_t v = 0;
-    int r = em_value_int(&j, "best_of", 0, 20, &v, err);
-    if (r || v == 0 || v == p->gen.n)
-        return r;
-    if (v < p->gen.n)
+    if (p->best_of && p->best_of < p->gen.n)
         return em_api_error_set(err, 400, "out_of_range", "best_of", "best_of must be at least n (%lld), got %lld",
-                                (long long)p->gen.n, (long long)v);
-    return em_api_error_set(err, 400, "unsupported_parameter", "best_of",
-                            "best_of above n is not supported by this server: leave it out, or send the value of n");
+                                (long long)p->gen.n, (long long)p->best_of);
+    if (p->best_of > p->gen.n && p->gen.stream)
+        return em_api_error_set(err, 400, "invalid_value", "best_of",
+                                "best_of above n cannot be streamed: which samples are the best is known at the end");
+    return 0;
 }
 
 static int check_together(const params *p, em_api_error *err)
@@ -83,12 +82,16 @@ static int check_together(const params *p, em_api_error *err)
 
 static int check_choices(const params *p, int32_t n_prompts, const em_api_context *ctx, em_api_error *err)
 {
-    int64_t n = n_prompts * p->gen.n;
+    int64_t n = n_prompts * samples_of(p);
+    bool ranks = p->best_of > p->gen.n;
     if (n <= ctx->max_choices)
         return 0;
-    return em_api_error_set(err, 400, "out_of_range", p->gen.n > 1 ? "n" : "prompt",
-                            "n times the number of prompts must be at most %d, got %lld", (int)ctx->max_choices,
-                            (long long)n);
+    return em_api_error_set(err, 400, "out_of_range",
+                            ranks          ? "best_of"
+                            : p->gen.n > 1 ? "n"
+                                           : "prompt",
+                            "%s times the number of prompts must be at most %d, got %lld", ranks ? "best_of" : "n",
+                            (int)ctx->max_choices, (long long)n);
 }
 
 /* --- building ----------------------------------------------------------------------------------------------- */
@@ -118,9 +121,11 @@ static int copy_prompts(const em_prompts *from, em_prompt **ret_copy)
 static int build_request(params *p, em_prompts *prompts, const em_api_context *ctx, em_request **ret, em_api_error *err)
 {
     em_request *req = NULL;
-    int r = em_generation_request(&p->gen, p->max_tokens, (int32_t)p->logprobs, ctx, &req, err);
+    int64_t logprobs = p->logprobs < 0 && p->best_of > p->gen.n ? 0 : p->logprobs; /* a ranking needs them */
+    int r = em_generation_request(&p->gen, p->max_tokens, (int32_t)logprobs, ctx, &req, err);
     if (r)
         return r;
+    req->n = (int32_t)samples_of(p);
     req->prompts = prompts->prompts;
     req->n_prompts = prompts->n;
     prompts->prompts = NULL;
@@ -152,10 +157,14 @@ static int build(params *p, em_prompts *prompts, const em_api_context *ctx, em_c
     c->model = ctx->n_model_names ? ctx->model_names[0] : "";
     c->stream = p->gen.stream;
     c->include_usage = p->gen.include_usage;
+    c->continuous_usage = p->gen.continuous_usage;
     c->echo = p->echo;
     c->return_token_ids = p->gen.return_token_ids;
+    c->tokens_as_ids = p->gen.tokens_as_ids;
+    c->limit = em_generation_limit(&p->gen, ctx);
     c->logprobs = (int32_t)p->logprobs;
     c->n = (int32_t)p->gen.n;
+    c->best_of = (int32_t)samples_of(p);
     c->prompt_bos = prompts->bos;
     c->prompt_text = prompts->text;
     for (int32_t i = 0; i < prompts->n && !p->echo; i++) {

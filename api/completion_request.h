@@ -28,14 +28,24 @@ typedef struct em_api_context {
     bool default_thinking;        /* chat: reasoning on where the request does not say (and the model can) */
 } em_api_context;
 
+#define EM_MAX_BEST_OF 20 /* as OpenAI has it */
+
+/* How long a request may take. */
+typedef struct em_time_limit {
+    uint64_t ns; /* 0: for ever */
+    bool own;    /* asked for by the request, and less than what the server allows */
+} em_time_limit;
+
 typedef struct em_completion {
     em_request *req;         /* taken by the server at submit (set to NULL then) */
     const em_engine *engine; /* from the context: bytes of tokens */
     char fingerprint[16];    /* system_fingerprint: same for equal program, backend and model */
     const char *model;       /* as answered; from the context */
-    bool stream, include_usage, echo, return_token_ids;
-    int32_t logprobs; /* -1: null in the answer */
-    int32_t n_prompts, n;
+    bool stream, include_usage, continuous_usage, echo, return_token_ids, tokens_as_ids;
+    em_time_limit limit;
+    int32_t logprobs;      /* -1: null in the answer */
+    int32_t n_prompts, n;  /* n: answers to each prompt */
+    int32_t best_of;       /* samples of each prompt, of which the n best are answered; n where all are */
     char **prompt_text;    /* [n_prompts] what echo puts in front; NULL for id prompts and without echo */
     em_prompt *prompt_ids; /* [n_prompts] copies kept for the reply (echo, prompt_token_ids) */
     int32_t *prompt_bos;   /* [n_prompts] 1 when a BOS was added in front */

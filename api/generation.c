@@ -126,9 +126,8 @@ static int read_stream_option(const cJSON *item, const em_api_context *ctx, em_g
         return 0;
     if (!cJSON_IsBool(item))
         return em_api_error_set(err, 400, "invalid_type", path, "%s must be true or false", path);
-    if (continuous && cJSON_IsTrue(item))
-        return em_api_error_set(err, 400, "unsupported_parameter", path,
-                                "%s is not supported by this server: leave it out (or send its default, false)", path);
+    if (continuous)
+        g->continuous_usage = cJSON_IsTrue(item);
     if (usage)
         g->include_usage = cJSON_IsTrue(item);
     return 0;
@@ -176,6 +175,7 @@ static const em_field_rule rules[] = {
     {"stream", EM_FIELD_BOOL, AT(stream)},
     {"stream_options", EM_FIELD_READ, .read = read_stream_options},
     {"return_token_ids", EM_FIELD_BOOL, AT(return_token_ids)},
+    {"return_tokens_as_token_ids", EM_FIELD_BOOL, AT(tokens_as_ids)},
     {"ignore_eos", EM_FIELD_BOOL, AT(ignore_eos)},
     {"priority", EM_FIELD_INT, AT(priority), INT32_MIN, INT32_MAX},
     {"cache_salt", EM_FIELD_READ, .read = read_cache_salt},
@@ -201,7 +201,6 @@ static const em_field_rule rules[] = {
     {"include_stop_str_in_output", EM_FIELD_UNSUPPORTED, .neutral = "false"},
     {"skip_special_tokens", EM_FIELD_UNSUPPORTED, .neutral = "true"},
     {"spaces_between_special_tokens", EM_FIELD_UNSUPPORTED, .neutral = "true"},
-    {"return_tokens_as_token_ids", EM_FIELD_UNSUPPORTED, .neutral = "false"},
     {"prompt_logprobs", EM_FIELD_UNSUPPORTED},
     {"allowed_token_ids", EM_FIELD_UNSUPPORTED},
     {"bad_words", EM_FIELD_UNSUPPORTED, .neutral = "[]"},
@@ -236,6 +235,12 @@ static int sampling_of(const em_generation *g, em_sampling *ret, em_api_error *e
     return 0;
 }
 
+em_time_limit em_generation_limit(const em_generation *g, const em_api_context *ctx)
+{
+    bool own = g->timeout_ns && (!ctx->timeout_ns || g->timeout_ns < ctx->timeout_ns);
+    return (em_time_limit){.ns = own ? g->timeout_ns : ctx->timeout_ns, .own = own};
+}
+
 int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t logprobs, const em_api_context *ctx,
                           em_request **ret_request, em_api_error *err)
 {
@@ -261,9 +266,8 @@ int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t lo
         em_request_free(req);
         return em_api_no_memory(err);
     }
-    uint64_t timeout =
-        g->timeout_ns && (!ctx->timeout_ns || g->timeout_ns < ctx->timeout_ns) ? g->timeout_ns : ctx->timeout_ns;
-    req->deadline_ns = timeout ? em_now_ns() + timeout : 0;
+    em_time_limit limit = em_generation_limit(g, ctx);
+    req->deadline_ns = limit.ns ? em_now_ns() + limit.ns : 0;
     if (g->cache_salt_len) {
         req->cache_salt = malloc(g->cache_salt_len);
         if (!req->cache_salt) {

@@ -24,7 +24,7 @@ typedef struct em_generation {
     uint64_t timeout_ns;                        /* 0: none of its own */
     char cache_salt[EM_REQUEST_MAX_SALT_BYTES]; /* cache_salt_len bytes */
     size_t cache_salt_len;                      /* 0: none */
-    bool stream, include_usage, return_token_ids;
+    bool stream, include_usage, continuous_usage, return_token_ids, tokens_as_ids;
     const em_field *stream_options;
 } em_generation;
 
@@ -36,6 +36,8 @@ extern const em_field_table em_generation_fields;
 int em_read_max_tokens(const em_field *f, const em_api_context *ctx, int64_t *ret, em_api_error *err);
 /* stream_options only with stream. */
 int em_generation_check(const em_generation *g, em_api_error *err);
+
+em_time_limit em_generation_limit(const em_generation *g, const em_api_context *ctx);
 
 /* An em_request with everything but its prompts; it takes no stops (the endpoint knows whose they are). */
 int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t logprobs, const em_api_context *ctx,

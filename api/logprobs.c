@@ -5,9 +5,13 @@
 
 #include "api/json_out.h"
 
-static void write_token(em_buf *out, const em_engine *engine, int32_t id)
+static void write_token(em_buf *out, const em_engine *engine, int32_t id, bool as_ids)
 {
     size_t len = 0;
+    if (as_ids) {
+        em_buf_printf(out, "\"token_id:%" PRId32 "\"", id);
+        return;
+    }
     const uint8_t *bytes = em_engine_token_bytes(engine, id, &len);
     em_json_text(out, bytes, len);
 }
@@ -16,6 +20,7 @@ static void write_token(em_buf *out, const em_engine *engine, int32_t id)
 typedef struct top_map {
     em_buf *out;
     const em_engine *engine;
+    bool as_ids;
     int n;
     struct {
         size_t at, len; /* the key in out */
@@ -28,7 +33,7 @@ static void add_member(top_map *m, int32_t id, float logprob)
     if (m->n)
         em_buf_append(m->out, ",", 1);
     size_t at = m->out->len;
-    write_token(m->out, m->engine, id);
+    write_token(m->out, m->engine, id, m->as_ids);
     size_t len = m->out->len - at;
     if (m->out->failed)
         return;
@@ -44,9 +49,9 @@ static void add_member(top_map *m, int32_t id, float logprob)
     em_json_logprob(m->out, logprob);
 }
 
-static void write_top(em_buf *out, const em_engine *engine, const em_event_token *tok)
+static void write_top(em_buf *out, const em_engine *engine, const em_event_token *tok, bool as_ids)
 {
-    top_map m = {.out = out, .engine = engine};
+    top_map m = {.out = out, .engine = engine, .as_ids = as_ids};
     bool has_itself = false;
     em_buf_append(out, "{", 1);
     for (int32_t i = 0; i < tok->n_top && i < EM_MAX_LOGPROBS; i++) {
@@ -66,10 +71,10 @@ void em_logprob_lists_add(em_logprob_lists *l, const em_engine *engine, const em
         em_buf_append(&l->top, ",", 1);
         em_buf_append(&l->offsets, ",", 1);
     }
-    write_token(&l->tokens, engine, tok->id);
+    write_token(&l->tokens, engine, tok->id, l->as_ids);
     if (tok->has_logprob) {
         em_json_logprob(&l->values, tok->logprob);
-        write_top(&l->top, engine, tok);
+        write_top(&l->top, engine, tok, l->as_ids);
     } else {
         em_buf_puts(&l->values, "null");
         em_buf_puts(&l->top, "null");
@@ -120,26 +125,26 @@ static void write_bytes(em_buf *out, const uint8_t *bytes, size_t len)
 }
 
 /* Without the closing brace. */
-static void open_entry(const em_engine *engine, int32_t id, float logprob, em_buf *out)
+static void open_entry(const em_engine *engine, int32_t id, float logprob, bool as_ids, em_buf *out)
 {
     size_t len = 0;
     const uint8_t *bytes = em_engine_token_bytes(engine, id, &len);
     em_buf_puts(out, "{\"token\":");
-    em_json_text(out, bytes, len);
+    write_token(out, engine, id, as_ids);
     em_buf_puts(out, ",\"logprob\":");
     em_json_logprob(out, logprob);
     em_buf_puts(out, ",\"bytes\":");
     write_bytes(out, bytes, len);
 }
 
-void em_logprob_entry_json(const em_engine *engine, const em_event_token *tok, em_buf *out)
+void em_logprob_entry_json(const em_engine *engine, const em_event_token *tok, bool as_ids, em_buf *out)
 {
-    open_entry(engine, tok->id, tok->logprob, out);
+    open_entry(engine, tok->id, tok->logprob, as_ids, out);
     em_buf_puts(out, ",\"top_logprobs\":[");
     for (int32_t i = 0; i < tok->n_top; i++) {
         if (i)
             em_buf_puts(out, ",");
-        open_entry(engine, tok->top[i].id, tok->top[i].logprob, out);
+        open_entry(engine, tok->top[i].id, tok->top[i].logprob, as_ids, out);
         em_buf_puts(out, "}");
     }
     em_buf_puts(out, "]}");

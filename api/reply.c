@@ -62,7 +62,7 @@ static int parse(const char *body, size_t len, const em_api_context *ctx, em_cal
     call->req = c->req;
     c->req = NULL;
     call->stream = c->stream;
-    call->n = c->n;
+    call->n = c->best_of;
     call->parsed = c;
     return 0;
 }

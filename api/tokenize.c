@@ -154,3 +154,32 @@ int em_api_detokenize(const char *text, size_t len, const em_api_context *ctx, e
     free(body);
     return r;
 }
+
+/* "name_token": its spelling, "name_token_id": its id; both null where the model has none. */
+static void write_special(const em_engine *engine, const char *name, int32_t id, em_buf *out)
+{
+    size_t len = 0;
+    const uint8_t *bytes = id >= 0 ? em_engine_token_bytes(engine, id, &len) : NULL;
+    em_buf_printf(out, "\"%s_token\":", name);
+    if (len)
+        em_json_text(out, bytes, len);
+    else
+        em_buf_puts(out, "null");
+    em_buf_printf(out, ",\"%s_token_id\":", name);
+    em_buf_printf(out, id >= 0 ? "%d," : "null,", (int)id);
+}
+
+int em_api_tokenizer_info(const em_api_context *ctx, em_buf *out, em_api_error *err)
+{
+    em_engine_info info;
+    em_engine_get_info(ctx->engine, &info);
+    if (!info.has_tokenizer)
+        return em_api_error_set(err, 404, "no_tokenizer", NULL,
+                                "The model has no tokenizer: send prompts as token ids");
+    em_buf_puts(out, "{\"tokenizer_class\":\"engramd\",");
+    write_special(ctx->engine, "bos", info.bos_id, out);
+    write_special(ctx->engine, "eos", info.eos_id, out);
+    em_buf_printf(out, "\"add_bos_token\":%s,\"vocab_size\":%d,\"model_max_length\":%d,\"chat_template\":null}",
+                  info.add_bos ? "true" : "false", (int)info.vocab_size, (int)info.max_len);
+    return done(out, err);
+}

@@ -118,6 +118,14 @@ static enum MHD_Result detokenize(em_exchange *x)
     return answer(x, r, &body, &err);
 }
 
+static enum MHD_Result tokenizer_info(em_exchange *x)
+{
+    em_buf body = {0};
+    em_api_error err = {0};
+    int r = em_api_tokenizer_info(em_service_api(x->http->service), &body, &err);
+    return answer(x, r, &body, &err);
+}
+
 /* clang-format off */
 static const em_route routes[] = {
     {"/health", .open = true, .handle = health},
@@ -130,6 +138,7 @@ static const em_route routes[] = {
     {"/v1/chat/completions", .post = true, .needs_engine = true, .handle = em_job_start, .endpoint = &em_chat_endpoint},
     {"/tokenize", .post = true, .needs_engine = true, .handle = tokenize},
     {"/detokenize", .post = true, .needs_engine = true, .handle = detokenize},
+    {"/tokenizer_info", .needs_engine = true, .handle = tokenizer_info},
 };
 /* clang-format on */
 #define N_ROUTES (sizeof(routes) / sizeof(routes[0]))

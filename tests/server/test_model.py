@@ -74,6 +74,65 @@ class Answers(Case):
             for a, b in zip(case["token_logprobs"][1:], got[1:]):
                 self.assertAlmostEqual(a, b, delta=2e-3)
 
+    def test_best_of(self):
+        """The best of ten are those of the ten with the highest mean log-probability, best first; all ten are paid for."""
+        body = {"prompt": ["The capital of", "A stone falls"], "max_tokens": 6, "temperature": 1.4, "seed": 11, "logprobs": 1}
+        every = self.server.complete({**body, "n": 10}).json()
+        best = self.server.complete({**body, "n": 3, "best_of": 10}).json()
+
+        def mean(choice):
+            return sum(choice["logprobs"]["token_logprobs"]) / len(choice["logprobs"]["token_logprobs"])
+
+        for prompt in 0, 1:
+            ranked = sorted(every["choices"][prompt * 10:prompt * 10 + 10], key=mean, reverse=True)
+            mine = best["choices"][prompt * 3:prompt * 3 + 3]
+            self.assertEqual([prompt * 3 + i for i in range(3)], [c["index"] for c in mine])
+            self.assertEqual([c["text"] for c in ranked[:3]], [c["text"] for c in mine])
+            self.assertGreater(len({c["text"] for c in ranked}), 3)
+        self.assertEqual(every["usage"]["completion_tokens"], best["usage"]["completion_tokens"])
+        self.assertEqual(every["usage"]["prompt_tokens"], best["usage"]["prompt_tokens"])
+
+    def test_continuous_usage(self):
+        events = self.stream({**PARIS, "n": 2, "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+        seen = {}
+        for e in events[:-2]:
+            index, usage = e["choices"][0]["index"], e["usage"]
+            self.assertEqual(6, usage["prompt_tokens"])
+            self.assertGreaterEqual(usage["completion_tokens"], seen.get(index, 0) + 1)
+            seen[index] = usage["completion_tokens"]
+        self.assertEqual(sum(seen.values()), events[-2]["usage"]["completion_tokens"])
+
+    def test_tokens_as_ids(self):
+        whole = {**PARIS, "logprobs": 2, "return_token_ids": True, "return_tokens_as_token_ids": True}
+        choice = self.server.complete(whole).json()["choices"][0]
+        self.assertEqual(["token_id:%d" % i for i in choice["token_ids"]], choice["logprobs"]["tokens"])
+        for token, top in zip(choice["logprobs"]["tokens"], choice["logprobs"]["top_logprobs"]):
+            self.assertEqual(2, len(top))
+            self.assertEqual(token, max(top, key=top.get))
+        chat = self.server.request("POST", "/v1/chat/completions", {
+            "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "temperature": 0, "logprobs": True,
+            "top_logprobs": 2, "return_token_ids": True, "ignore_eos": True, "return_tokens_as_token_ids": True})
+        choice = chat.json()["choices"][0]
+        for i, entry in zip(choice["token_ids"], choice["logprobs"]["content"]):
+            self.assertEqual("token_id:%d" % i, entry["token"])
+            self.assertEqual(entry["token"], entry["top_logprobs"][0]["token"])
+            text = self.server.request("POST", "/detokenize", {"tokens": [i]}).json()["prompt"]
+            self.assertEqual(text, bytes(entry["bytes"]).decode("utf-8", "replace"))
+
+    def test_echo_streamed_with_samples_of_several_prompts(self):
+        """The pieces of each choice add up to the whole answer, which begins with its own prompt."""
+        prompts = ["The capital of France is", "The capital of Japan is"]
+        body = {"prompt": prompts, "n": 2, "max_tokens": 4, "temperature": 1.2, "seed": 3, "echo": True, "logprobs": 1}
+        whole = self.server.complete(body).json()["choices"]
+        texts, tokens = [""] * 4, [[], [], [], []]
+        for e in self.stream(body)[:-1]:
+            c = e["choices"][0]
+            texts[c["index"]] += c["text"]
+            tokens[c["index"]] += c["logprobs"]["tokens"] if c["logprobs"] else []
+        for i in range(4):
+            self.assertTrue(texts[i].startswith(prompts[i // 2]))
+            self.assertEqual((whole[i]["text"], whole[i]["logprobs"]["tokens"]), (texts[i], tokens[i]))
+
     def test_same_bytes_alone_and_together(self):
         bodies = [{"prompt": c["prompt"], "max_tokens": 12, "temperature": 0.9, "seed": i, "logprobs": 2}
                   for i, c in enumerate(expected()[:16]) if c["kind"] == "completion"]

@@ -120,6 +120,27 @@ START_TEST(no_tokenizer)
     check_error(&err, 400, "prompt", "no_tokenizer", "tokenize");
     ck_assert_int_eq(em_api_detokenize("{\"tokens\":[1]}", 14, &ctx, &out, &err), -22);
     check_error(&err, 400, "tokens", "no_tokenizer", "detokenize");
+    ck_assert_int_eq(em_api_tokenizer_info(&ctx, &out, &err), -22);
+    check_error(&err, 404, "", "no_tokenizer", "tokenizer_info");
+}
+END_TEST
+
+START_TEST(tokenizer_info)
+{
+    em_api_error err = {0};
+    ck_assert_int_eq(em_api_tokenizer_info(&ctx, &out, &err), 0);
+    check_json(out.data, out.len);
+    ck_assert_str_eq(out.data, "{\"tokenizer_class\":\"engramd\",\"bos_token\":\"<bos>\",\"bos_token_id\":256,"
+                               "\"eos_token\":\"<eos>\",\"eos_token_id\":257,\"add_bos_token\":true,"
+                               "\"vocab_size\":260,\"model_max_length\":64,\"chat_template\":null}");
+    em_engine_info info;
+    em_engine_get_info(engine, &info);
+    info.bos_id = -1;
+    fake_engine_free(engine);
+    ctx.engine = engine = fake_engine_new(&info);
+    em_buf_clear(&out);
+    ck_assert_int_eq(em_api_tokenizer_info(&ctx, &out, &err), 0);
+    ck_assert_ptr_nonnull(strstr(out.data, "\"bos_token\":null,\"bos_token_id\":null,"));
 }
 END_TEST
 
@@ -192,6 +213,7 @@ int main(void)
     tcase_add_loop_test(t, refuses, 0, sizeof bad / sizeof *bad);
     tcase_add_test(t, longer_than_the_context);
     tcase_add_test(t, no_tokenizer);
+    tcase_add_test(t, tokenizer_info);
     tcase_add_test(t, models);
     tcase_add_test(t, version);
     tcase_add_test(t, error_object);

@@ -39,6 +39,7 @@ static void start(const char *body)
 {
     engine = fake_engine_new(NULL);
     em_api_context ctx = api_context(engine);
+    ctx.timeout_ns = 2500000000;
     em_api_error err = {0};
     int r = em_completion_parse(body, strlen(body), &ctx, &c, &err);
     ck_assert_msg(r == 0, "%s", err.message);
@@ -259,6 +260,66 @@ START_TEST(several_choices)
 }
 END_TEST
 
+/* The mean log-probability of what was drawn decides, not the sum: the longest sample is the best here. What a stop
+ * hides counts, too. All samples are in the usage. */
+START_TEST(best_of_several)
+{
+    start("{\"prompt\":[[97],[98]],\"n\":2,\"best_of\":3}");
+    static const float logprob[6][2] = {{-3, -3}, {-1, -1}, {-4, 0}, {-1, -1}, {-1, -1}, {-2, -2}};
+    static const int n_tokens[6] = {1, 2, 1, 1, 1, 1};
+    static const char *const text[6] = {"low", "high", "lowest", "first", "equal", "less"};
+    for (int i = 5; i >= 0; i--) {
+        em_event_token tok[2];
+        for (int t = 0; t < 2; t++)
+            tok[t] = (em_event_token){.id = 'a', .visible = !t, .has_logprob = true, .logprob = logprob[i][t]};
+        send_event(false, fake_event(EM_EVENT_TEXT, i, text[i], tok, n_tokens[i], EM_FINISH_STOP),
+                   (numbers){.last = i == 0, .completion_tokens = n_tokens[i], .cached_tokens = 1});
+    }
+    whole_is(HEAD
+             "{\"index\":0,\"text\":\"high\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
+             "{\"index\":1,\"text\":\"low\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
+             "{\"index\":2,\"text\":\"first\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
+             "{\"index\":3,\"text\":\"equal\",\"logprobs\":null,\"finish_reason\":\"stop\"}]," USAGE(2, 7, 9, 2) "}");
+}
+END_TEST
+
+/* Every event tells the usage of its own choice so far, the last one that of the whole answer. */
+START_TEST(stream_with_continuous_usage)
+{
+    start("{\"prompt\":[97,98],\"n\":2,\"stream\":true,"
+          "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":true}}");
+    send_event(true, text_event(1, "a", EM_FINISH_NONE), (numbers){.completion_tokens = 1, .cached_tokens = 1});
+    send_event(true, text_event(0, "b", EM_FINISH_STOP), (numbers){.completion_tokens = 2});
+    send_event(true, text_event(1, "c", EM_FINISH_STOP), (numbers){.last = true, .completion_tokens = 5});
+    ck_assert_str_eq(
+        out.data,
+        "data: " HEAD "{\"index\":1,\"text\":\"a\",\"logprobs\":null,\"finish_reason\":null}]," USAGE(
+            2, 1, 3,
+            1) "}\n\n"
+               "data: " HEAD "{\"index\":0,\"text\":\"b\",\"logprobs\":null,\"finish_reason\":\"stop\"}]," USAGE(
+                   2, 2, 4, 0) "}\n\n"
+                               "data: " HEAD
+                               "{\"index\":1,\"text\":\"c\",\"logprobs\":null,\"finish_reason\":\"stop\"}]," USAGE(
+                                   2, 5, 7, 0) "}\n\n"
+                                               "data: " HEAD "]," USAGE(2, 7, 9, 0) "}\n\ndata: [DONE]\n\n");
+}
+END_TEST
+
+/* Names that no two tokens share: nothing falls out of a map. */
+START_TEST(tokens_as_ids)
+{
+    start("{\"prompt\":[97],\"logprobs\":2,\"return_tokens_as_token_ids\":true}");
+    em_top_logprob top[] = {{0x81, -0.25f}, {0x80, -0.5f}};
+    em_event_token tok = {.id = 0x82, .visible = true, .has_logprob = true, .logprob = -0.75f, .n_top = 2, .top = top};
+    send_event(false, fake_event(EM_EVENT_TEXT, 0, "\xef\xbf\xbd", &tok, 1, EM_FINISH_LENGTH),
+               (numbers){.last = true, .completion_tokens = 1});
+    whole_is(HEAD
+             "{\"index\":0,\"text\":\"\xef\xbf\xbd\",\"logprobs\":{\"tokens\":[\"token_id:130\"],"
+             "\"token_logprobs\":[-0.75],\"top_logprobs\":[{\"token_id:129\":-0.25,\"token_id:128\":-0.5,"
+             "\"token_id:130\":-0.75}],\"text_offset\":[0]},\"finish_reason\":\"length\"}]," USAGE(1, 1, 2, 0) "}");
+}
+END_TEST
+
 START_TEST(nothing_generated)
 {
     start("{\"prompt\":[97],\"max_tokens\":0,\"logprobs\":2}");
@@ -300,8 +361,8 @@ static const struct {
      "data: {\"error\":{\"message\":\"logits of layer 3 are not finite\",\"type\":\"server_error\",\"param\":null,"
      "\"code\":\"engine_failure\"}}\n\ndata: [DONE]\n\n"},
     {EM_FINISH_TIMEOUT, 504, "timeout", NULL,
-     "data: {\"error\":{\"message\":\"The request took longer than this server allows\",\"type\":\"server_error\","
-     "\"param\":null,\"code\":\"timeout\"}}\n\ndata: [DONE]\n\n"},
+     "data: {\"error\":{\"message\":\"The request took longer than the 2.5 seconds that this server allows\","
+     "\"type\":\"server_error\",\"param\":null,\"code\":\"timeout\"}}\n\ndata: [DONE]\n\n"},
     {EM_FINISH_CANCEL, 499, "cancelled", NULL, ""},
 };
 
@@ -326,6 +387,18 @@ START_TEST(stream_fails)
     send_event(true, text_event(1, "", failures[_i].finish), (numbers){.error = failures[_i].why});
     send_event(true, text_event(0, "", failures[_i].finish), (numbers){.last = true, .error = failures[_i].why});
     ck_assert_str_eq(out.data + before, failures[_i].stream);
+}
+END_TEST
+
+/* Whose limit was passed is what the client must know. */
+START_TEST(own_timeout)
+{
+    start("{\"prompt\":[97],\"timeout\":0.25}");
+    send_event(false, text_event(0, "", EM_FINISH_TIMEOUT), (numbers){.last = true});
+    em_api_error err = {0};
+    ck_assert_int_eq(em_completion_reply_json(reply, &out, &err), -22);
+    check_error(&err, 504, "timeout", "timeout", "its own limit");
+    ck_assert_str_eq(err.message, "The request took longer than its own timeout of 0.25 seconds");
 }
 END_TEST
 
@@ -623,10 +696,14 @@ int main(void)
     tcase_add_test(t, echo_of_broken_ids);
     tcase_add_test(t, token_ids);
     tcase_add_test(t, several_choices);
+    tcase_add_test(t, best_of_several);
+    tcase_add_test(t, stream_with_continuous_usage);
+    tcase_add_test(t, tokens_as_ids);
     tcase_add_test(t, nothing_generated);
     tcase_add_test(t, logprobs_of_odd_tokens);
     tcase_add_loop_test(t, whole_fails, 0, sizeof failures / sizeof *failures);
     tcase_add_loop_test(t, stream_fails, 0, sizeof failures / sizeof *failures);
+    tcase_add_test(t, own_timeout);
     tcase_add_test(t, misuse_is_refused);
     tcase_add_loop_test(t, stream_adds_up_to_whole, 0, sizeof shapes / sizeof *shapes);
     tcase_add_test(t, floats_read_back);

@@ -174,15 +174,18 @@ static const bad_case bad[] = {
     {"{" P "\"stream\":true,\"stream_options\":{\"x\":1}}", "stream_options.x", "unknown_parameter"},
     {"{" P "\"stream\":true,\"stream_options\":{\"Include_Usage\":true}}", "stream_options.Include_Usage",
      "unknown_parameter"},
-    {"{" P "\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":true}}",
-     "stream_options.continuous_usage_stats", "unsupported_parameter"},
+    {"{" P "\"stream\":true,\"stream_options\":{\"continuous_usage_stats\":\"yes\"}}",
+     "stream_options.continuous_usage_stats", "invalid_type"},
+    {"{" P "\"return_tokens_as_token_ids\":1}", "return_tokens_as_token_ids", "invalid_type"},
     /* known, but not here; unknown */
     {"{" P "\"model\":5}", "model", "invalid_type"},
     {"{" P "\"user\":5}", "user", "invalid_type"},
     {"{" P "\"store\":\"x\"}", "store", "invalid_type"},
     {"{" P "\"metadata\":[]}", "metadata", "invalid_type"},
     {"{" P "\"suffix\":\"x\"}", "suffix", "unsupported_parameter"},
-    {"{" P "\"best_of\":2}", "best_of", "unsupported_parameter"},
+    {"{" P "\"best_of\":2,\"stream\":true}", "best_of", "invalid_value"},
+    {"{" P "\"best_of\":-1}", "best_of", "out_of_range"},
+    {"{\"prompt\":[[1],[2],[3],[4],[5],[6],[7],[8]],\"best_of\":20,\"n\":0}", "n", "out_of_range"},
     {"{" P "\"best_of\":21}", "best_of", "out_of_range"},
     {"{" P "\"best_of\":1,\"n\":2}", "best_of", "out_of_range"},
     {"{" P "\"best_of\":\"2\"}", "best_of", "invalid_type"},
@@ -385,8 +388,10 @@ START_TEST(everything_given)
                              "\"temperature\":0.5,\"top_p\":0,\"top_k\":-1,\"seed\":-9223372036854775808,\"n\":3,"
                              "\"stop\":[\"x\",\"\\u00e9\"],\"echo\":true,\"logprobs\":0,\"stream\":true,"
                              "\"stream_options\":{\"include_usage\":true,\"include_obfuscation\":true,"
-                             "\"continuous_usage_stats\":false},\"return_token_ids\":true,\"ignore_eos\":true}");
-    ck_assert(c->stream && c->include_usage && c->echo && c->return_token_ids);
+                             "\"continuous_usage_stats\":true},\"return_token_ids\":true,\"ignore_eos\":true,"
+                             "\"return_tokens_as_token_ids\":true}");
+    ck_assert(c->stream && c->include_usage && c->echo && c->return_token_ids && c->continuous_usage);
+    ck_assert(c->tokens_as_ids);
     const em_request *q = c->req;
     ck_assert_int_eq(q->n_prompts, 2);
     ck_assert_int_eq(q->n, 3);
@@ -432,6 +437,48 @@ START_TEST(without_effect_and_neutral)
     em_completion_free(c);
     em_completion_free(parse("{\"prompt\":\"a\",\"best_of\":1}"));
     em_completion_free(parse("{\"prompt\":\"a\",\"best_of\":0}"));
+    em_completion_free(parse("{\"prompt\":\"a\",\"best_of\":3,\"n\":3,\"stream\":true}"));
+}
+END_TEST
+
+/* The engine draws best_of samples of each prompt and tells the log-probabilities that rank them. */
+START_TEST(best_of_asks_for_more_samples)
+{
+    em_completion *c = parse("{\"prompt\":[[1],[2]],\"n\":2,\"best_of\":5,\"echo\":true}");
+    ck_assert_int_eq(c->n, 2);
+    ck_assert_int_eq(c->best_of, 5);
+    ck_assert_int_eq(c->req->n, 5);
+    ck_assert_int_eq(c->req->logprobs, 0);
+    ck_assert(!c->req->prompt_logprobs);
+    ck_assert_int_eq(c->logprobs, -1);
+    em_completion_free(c);
+    c = parse("{\"prompt\":[1],\"best_of\":20,\"logprobs\":3}");
+    ck_assert_int_eq(c->req->n, 20);
+    ck_assert_int_eq(c->req->logprobs, 3);
+    em_completion_free(c);
+    c = parse("{\"prompt\":[1],\"n\":4}");
+    ck_assert_int_eq(c->best_of, 4);
+    ck_assert_int_eq(c->req->logprobs, -1);
+    em_completion_free(c);
+}
+END_TEST
+
+/* Which limit a request runs under: its own, or the server's where that is less. */
+START_TEST(time_limits)
+{
+    em_completion *c = parse("{\"prompt\":[1]}");
+    ck_assert(c->limit.ns == 0 && !c->limit.own);
+    em_completion_free(c);
+    c = parse("{\"prompt\":[1],\"timeout\":1.5}");
+    ck_assert(c->limit.ns == 1500000000 && c->limit.own);
+    em_completion_free(c);
+    em_api_context limited = api_context(engine);
+    limited.timeout_ns = 1000000000;
+    em_api_error err = {0};
+    static const char body[] = "{\"prompt\":[1],\"timeout\":1.5}";
+    ck_assert_int_eq(em_completion_parse(body, sizeof body - 1, &limited, &c, &err), 0);
+    ck_assert(c->limit.ns == 1000000000 && !c->limit.own);
+    em_completion_free(c);
 }
 END_TEST
 
@@ -633,6 +680,8 @@ int main(void)
     tcase_add_test(t, everything_given);
     tcase_add_test(t, null_means_absent);
     tcase_add_test(t, without_effect_and_neutral);
+    tcase_add_test(t, best_of_asks_for_more_samples);
+    tcase_add_test(t, time_limits);
     tcase_add_test(t, seeds);
     tcase_add_test(t, deadline);
     tcase_add_test(t, deadline_of_the_client);
