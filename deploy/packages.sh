@@ -87,6 +87,15 @@ need_tests() {
     need cmd:nm binutils
     need cmd:wrk wrk
     need 'file:/usr/lib/*/faketime/libfaketimeMT.so.1' libfaketime
+    need_deploy_tests
+}
+
+# What judges units, manual pages and dashboards, and what the server is rolled out behind.
+need_deploy_tests() {
+    need cmd:systemd-analyze systemd
+    need cmd:groff groff-base
+    need cmd:nginx nginx-light
+    need cmd:promtool prometheus
 }
 
 # The other compiler: fuzzing, a second opinion on warnings.

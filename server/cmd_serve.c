@@ -26,7 +26,9 @@ static int take_signals(const em_config *c, em_error *err)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
-    if (*c->api_key_file) /* else there is nothing to read again, and a closed terminal ends the program as usual */
+    /* without a key file there is nothing to read again, and a closed terminal ends the program as usual; but a service
+     * has no terminal, and `systemctl reload` must not end it */
+    if (*c->api_key_file || getenv("NOTIFY_SOCKET"))
         sigaddset(&set, SIGHUP);
     signal(SIGPIPE, SIG_IGN);
     int fd = sigprocmask(SIG_BLOCK, &set, NULL) == 0 ? signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC) : -1;

@@ -119,6 +119,7 @@ int em_http_new(const em_config *c, int listen_fd, int signal_fd, em_http **ret_
     }
     h->config = c;
     h->signal_fd = signal_fd;
+    h->notify.fd = -1;
     em_http_counts_init(&h->counts);
     pthread_mutex_init(&h->inbox.lock, NULL);
     em_listen_url(listen_fd, h->url, sizeof(h->url), &h->loopback);
@@ -127,6 +128,8 @@ int em_http_new(const em_config *c, int listen_fd, int signal_fd, em_http **ret_
     int r = h->wake_fd < 0 || h->watch_fd < 0
                 ? em_error_set(err, -errno, "cannot make an event queue: %s", strerror(errno))
                 : 0;
+    if (r == 0)
+        r = em_notify_init(&h->notify, err);
     if (r == 0)
         r = em_cors_check(c, err);
     if (r == 0 && *c->api_key_file)
@@ -191,6 +194,7 @@ static void on_signal(em_http *h)
         if (em_service_get_state(h->service) == EM_SERVICE_LOADING)
             finish(h, 0);
         em_service_drain(h->service);
+        em_notify_stopping(&h->notify, h->n_jobs, h->config->drain_timeout);
         h->drain_deadline_ns = em_now_ns() + h->config->drain_timeout;
         h->next_tick_ns = 0;
     }
@@ -216,6 +220,7 @@ static void on_loaded(em_http *h)
     switch (em_service_get_state(h->service)) {
     case EM_SERVICE_FAILED:
         em_log(EM_LOG_ERROR, NULL, "%s", em_service_error(h->service));
+        em_notify_failed(&h->notify, em_service_error(h->service));
         finish(h, 1);
         break;
     case EM_SERVICE_READY:
@@ -224,6 +229,7 @@ static void on_loaded(em_http *h)
             em_log(EM_LOG_INFO, NULL, "listening on %s", h->url);
         else
             dprintf(STDERR_FILENO, "listening on %s\n", h->url);
+        em_notify_ready(&h->notify, h->url);
         break;
     default: break;
     }
@@ -256,6 +262,21 @@ static void on_hangup(em_http *h)
     } while (n == 64);
 }
 
+/* The service manager hears of loading, then that both threads live. */
+static void tell_manager(em_http *h, uint64_t now)
+{
+    char phase[96];
+    double fraction;
+    em_engine *engine = em_service_engine(h->service);
+    if (!em_notify_active(&h->notify))
+        return;
+    if (em_service_get_state(h->service) == EM_SERVICE_LOADING) {
+        em_service_progress(h->service, phase, sizeof(phase), &fraction);
+        em_notify_loading(&h->notify, phase, fraction, now);
+    }
+    em_notify_ping(&h->notify, engine ? em_engine_heartbeat_ns(engine) : 0, now);
+}
+
 static void tick(em_http *h, uint64_t now)
 {
     if (now < h->next_tick_ns)
@@ -264,6 +285,7 @@ static void tick(em_http *h, uint64_t now)
     em_peer_cut_late(h, now);
     em_job_keepalive(h, now);
     em_watchdog_look(h, now);
+    tell_manager(h, now);
     if (h->drain_deadline_ns)
         drain_tick(h, now);
 }
@@ -275,7 +297,9 @@ static int next_timeout(em_http *h, uint64_t now)
     int ms = -1;
     if (h->n_peers || h->n_jobs || h->drain_deadline_ns)
         ms = now >= h->next_tick_ns ? 0 : (int)((h->next_tick_ns - now) / 1000000) + 1;
-    uint64_t look_ns = em_watchdog_interval_ns(h);
+    uint64_t look_ns = em_watchdog_interval_ns(h), tell_ns = em_notify_interval_ns(&h->notify);
+    if (tell_ns < look_ns)
+        look_ns = tell_ns;
     if (look_ns != UINT64_MAX && (ms < 0 || ms > (int)(look_ns / 1000000)))
         ms = (int)(look_ns / 1000000);
     if (MHD_get_timeout(h->daemon, &mhd_ms) == MHD_YES && (ms < 0 || mhd_ms < (unsigned)ms))
@@ -337,6 +361,7 @@ em_http *em_http_free(em_http *h)
     if (h->watch_fd >= 0)
         close(h->watch_fd);
     pthread_mutex_destroy(&h->inbox.lock);
+    em_notify_done(&h->notify);
     em_keys_free(h->keys);
     free(h);
     return NULL;

@@ -18,6 +18,7 @@
 #include "server/config.h"
 #include "server/keys.h"
 #include "server/metrics.h"
+#include "server/notify.h"
 #include "server/service.h"
 #include "server/watchdog.h"
 
@@ -183,6 +184,7 @@ struct em_http {
     em_address *addresses[EM_ADDRESS_BUCKETS];
     em_http_counts counts;
     em_watchdog watchdog;
+    em_notify notify; /* of the service manager */
     em_job *jobs;
     int n_jobs, n_suspended, n_exchanges;
     size_t body_bytes; /* held by exchanges that receive a body */
