@@ -37,9 +37,9 @@ struct em_chat_reply {
     em_answer answer;
     em_chat_rules *rules;
     choice *choices; /* [c->n] */
-    int32_t n_open;  /* choices that go on */
+    int32_t n_open;  /* choices that go on; 0: the answer is complete, whatever the engine still tells */
     uint64_t key;    /* of the ids of calls */
-    bool prompt_ids_due;
+    bool prompt_ids_due, told_last;
 };
 
 /* --- making ------------------------------------------------------------------------------------------------- */
@@ -164,16 +164,18 @@ static int take_text(em_chat_reply *r, choice *ch, const em_event *ev)
         e = em_chat_parser_finish(ch->parser);
     if (e < 0)
         return e;
-    if (ends || stopped)
+    if ((ends || stopped) && ch->finish == EM_FINISH_NONE)
         end_choice(r, ch, stopped ? EM_FINISH_STOP : ev->finish);
     return 0;
 }
 
-/* ret_choice: NULL when the event has nothing to say: its choice has ended already. */
+/* ret_choice: NULL when the event has nothing to say: its choice has ended already. 1: it ends here, before the engine
+ * knows. */
 static int take(em_chat_reply *r, const em_event *ev, choice **ret_choice)
 {
-    if (ev->choice < 0 || ev->choice >= r->c->n || r->answer.complete || ev->kind != EM_EVENT_TEXT)
+    if (ev->choice < 0 || ev->choice >= r->c->n || ev->kind != EM_EVENT_TEXT || r->told_last)
         return -EINVAL;
+    r->told_last = ev->last;
     choice *ch = &r->choices[ev->choice];
     *ret_choice = NULL;
     if (ch->finish == EM_FINISH_NONE) {
@@ -190,13 +192,9 @@ static int take(em_chat_reply *r, const em_event *ev, choice **ret_choice)
         *ret_choice = ch;
     }
     r->answer.complete = ev->last || r->n_open == 0;
-    return ch->failed;
-}
-
-/* 1: we ended what the engine has not. */
-static int result_of(const em_chat_reply *r, const em_event *ev)
-{
-    return r->answer.complete && !ev->last;
+    if (ch->failed)
+        return ch->failed;
+    return *ret_choice && ch->finish != EM_FINISH_NONE && ev->finish == EM_FINISH_NONE;
 }
 
 /* --- writing ------------------------------------------------------------------------------------------------ */
@@ -260,8 +258,7 @@ static bool reasons(const em_chat_reply *r)
 int em_chat_reply_add(em_chat_reply *r, const em_event *ev)
 {
     choice *ch;
-    int e = take(r, ev, &ch);
-    return e ? e : result_of(r, ev);
+    return take(r, ev, &ch);
 }
 
 static void write_message(const em_chat_reply *r, choice *ch, em_buf *out)
@@ -432,17 +429,18 @@ static void stream_choice(em_chat_reply *r, choice *ch, em_buf *out)
 int em_chat_reply_stream(em_chat_reply *r, const em_event *ev, em_buf *out)
 {
     choice *ch;
+    bool was_complete = r->answer.complete;
     int e = take(r, ev, &ch);
-    if (e)
+    if (e < 0)
         return e;
     bool silent = ch && em_finish_is_failure(ch->finish) && !has_news(ch);
     if (ch && !silent && r->answer.failure != EM_FINISH_CANCEL)
         stream_choice(r, ch, out);
-    if (r->answer.complete) {
+    if (r->answer.complete && !was_complete) {
         em_usage usage = usage_of(r);
         em_answer_stream_end(&r->answer, &usage, out);
     }
-    return out->failed ? -ENOMEM : result_of(r, ev);
+    return out->failed ? -ENOMEM : e;
 }
 
 /* --- POST /v1/chat/completions ------------------------------------------------------------------------------ */

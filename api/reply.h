@@ -33,8 +33,8 @@ typedef struct em_endpoint {
 
     /* Not streamed: takes in events one by one (the event stays the caller's), then renders when the one with `last` has
      * been added. A failed request renders as -EINVAL with err filled: EM_FINISH_ERROR 500, _TIMEOUT 504, _CANCEL 499.
-     * 1 instead of 0 from add or stream: the answer is complete (the endpoint has found its end in the text), so the
-     * server cancels what still runs, passes no more events on, and renders. */
+     * 1 instead of 0 from add or stream: the endpoint has found the end of the event's choice in its text, so the server
+     * stops that choice; what the engine still tells of it is passed on and changes nothing. */
     int (*add)(em_call *call, const em_event *ev);
     int (*json)(em_call *call, em_buf *out, em_api_error *err);
 

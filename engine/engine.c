@@ -330,6 +330,11 @@ void em_engine_cancel(em_engine *e, uint64_t id)
     em_request_queue_cancel(e->queue, id);
 }
 
+void em_engine_stop_choice(em_engine *e, uint64_t id, int32_t choice)
+{
+    em_request_queue_stop_choice(e->queue, id, choice);
+}
+
 int32_t em_engine_retry_after_s(em_engine *e)
 {
     return em_request_queue_wait_s(e->queue);

@@ -97,16 +97,39 @@ int em_request_queue_push(em_request_queue *q, em_live *live, uint64_t *ret_id)
     return rc;
 }
 
-void em_request_queue_cancel(em_request_queue *q, uint64_t id)
+/* Under the lock. NULL: none such, or it has ended. */
+static em_live *find_live(em_request_queue *q, uint64_t id)
 {
-    pthread_mutex_lock(&q->lock);
     em_live *live = q->bucket[id % N_BUCKETS];
     while (live && live->id != id)
         live = live->bucket_next;
-    if (live) {
-        atomic_store_explicit(&live->cancelled, true, memory_order_relaxed);
-        q->cancels = true;
-        pthread_cond_signal(&q->changed);
+    return live;
+}
+
+/* Under the lock. */
+static void raise_flag(em_request_queue *q, atomic_bool *flag)
+{
+    atomic_store_explicit(flag, true, memory_order_relaxed);
+    q->cancels = true;
+    pthread_cond_signal(&q->changed);
+}
+
+void em_request_queue_cancel(em_request_queue *q, uint64_t id)
+{
+    pthread_mutex_lock(&q->lock);
+    em_live *live = find_live(q, id);
+    if (live)
+        raise_flag(q, &live->cancelled);
+    pthread_mutex_unlock(&q->lock);
+}
+
+void em_request_queue_stop_choice(em_request_queue *q, uint64_t id, int32_t choice)
+{
+    pthread_mutex_lock(&q->lock);
+    em_live *live = find_live(q, id);
+    if (live && choice >= 0 && choice < live->n_seqs) {
+        atomic_store_explicit(&live->seqs[choice].stopped, true, memory_order_relaxed);
+        raise_flag(q, &live->stops);
     }
     pthread_mutex_unlock(&q->lock);
 }

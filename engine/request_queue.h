@@ -25,6 +25,7 @@ em_request_queue *em_request_queue_free(em_request_queue *q); /* NULL is fine; r
 /* Hands a request over and gives it its id. -EBUSY: too many wait; -ESHUTDOWN: draining or closing. */
 int em_request_queue_push(em_request_queue *q, em_live *live, uint64_t *ret_id);
 void em_request_queue_cancel(em_request_queue *q, uint64_t id);
+void em_request_queue_stop_choice(em_request_queue *q, uint64_t id, int32_t choice);
 /* Seconds, at least 1, until what waits now is served at the recent rate. */
 int32_t em_request_queue_wait_s(em_request_queue *q);
 void em_request_queue_drain(em_request_queue *q);
@@ -36,7 +37,7 @@ void em_request_queue_get_stats(em_request_queue *q, em_engine_stats *ret_stats)
 
 typedef struct em_news {
     em_live *arrived; /* in order of arrival, linked by next */
-    bool cancels;     /* some request's `cancelled` was set since the last call */
+    bool cancels;     /* some request's `cancelled` or `stops` was set since the last call */
     bool closing;     /* everything is to end now */
 } em_news;
 

@@ -361,6 +361,23 @@ static int32_t end_live(em_roster *ro, em_live *live, em_finish finish)
     return n;
 }
 
+/* Choices whose receiver has found their end. */
+static int32_t end_stopped(em_roster *ro, em_live *live)
+{
+    int32_t n = 0;
+    if (!atomic_exchange_explicit(&live->stops, false, memory_order_relaxed))
+        return 0;
+    for (int32_t i = 0; i < live->n_seqs; i++) {
+        em_seq *seq = &live->seqs[i];
+        if (seq->state == EM_SEQ_FINISHED || !atomic_load_explicit(&seq->stopped, memory_order_relaxed))
+            continue;
+        em_seq_end(seq, EM_FINISH_STOP);
+        em_roster_tell(ro, seq);
+        n++;
+    }
+    return n;
+}
+
 int32_t em_roster_end_due(em_roster *ro, bool look_at_flags, uint64_t now_ns)
 {
     if (!look_at_flags && now_ns < ro->next_deadline_ns)
@@ -369,6 +386,7 @@ int32_t em_roster_end_due(em_roster *ro, bool look_at_flags, uint64_t now_ns)
     ro->next_deadline_ns = UINT64_MAX;
     for (em_live *live = ro->lives; live; live = live->next_live) {
         uint64_t deadline_ns = live->request->deadline_ns;
+        n += end_stopped(ro, live);
         if (atomic_load_explicit(&live->cancelled, memory_order_relaxed))
             n += end_live(ro, live, EM_FINISH_CANCEL);
         else if (deadline_ns && deadline_ns <= now_ns)

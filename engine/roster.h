@@ -38,7 +38,7 @@ void em_roster_done(em_roster *ro); /* everything must have ended and been deliv
 
 /* A new request: its choices wait in order. Those with nothing to compute end at once. */
 void em_roster_accept(em_roster *ro, em_live *live);
-/* Ends what was cancelled (look_at_flags) and what is past its deadline; returns how many sequences ended. */
+/* Ends what was cancelled or stopped (look_at_flags) and what is past its deadline; returns how many sequences ended. */
 int32_t em_roster_end_due(em_roster *ro, bool look_at_flags, uint64_t now_ns);
 /* Ends all there is. */
 void em_roster_end_all(em_roster *ro);

@@ -1,7 +1,7 @@
 /* An accepted request and its sequences: one token stream for each choice.
  *
  * A live request is made by the submitting thread, handed over by request_queue, and belongs to the step thread from
- * then on; only `cancelled` is touched by others. Sequences know tokens and text; they know nothing of batches,
+ * then on; only `cancelled`, `stops` and `stopped` are touched by others. Sequences know tokens and text; they know nothing of batches,
  * scheduling or sinks. */
 #ifndef EM_ENGINE_SEQUENCE_H
 #define EM_ENGINE_SEQUENCE_H
@@ -37,6 +37,7 @@ typedef struct em_seq {
     bool queued;                /* stands in the wait queue */
     bool parked;                /* waits for a sibling's prompt instead */
     bool charged;               /* its prompt is charged to its client */
+    atomic_bool stopped;        /* set by any thread: it is to end, its receiver has all the text it wants */
     uint64_t serial;            /* order of arrival over the engine's life; names the sequence in a prepared batch */
     int32_t choice;             /* prompt * n + sample */
     em_seq_state state;
@@ -90,6 +91,7 @@ typedef struct em_live {
     int32_t n_waiting;              /* choices not let in yet */
     bool any_failed, any_cancelled; /* how its choices ended so far */
     atomic_bool cancelled;          /* set by any thread, read at the start of a step */
+    atomic_bool stops;              /* likewise: some choice has `stopped` set */
 
     struct em_live *next;                  /* request_queue: arrivals */
     struct em_live *bucket_next;           /* request_queue: requests by id */

@@ -143,7 +143,6 @@ struct em_job {
     uint64_t last_write_ns;
     bool suspended;
     bool finished;        /* the event with `last` has come: the step thread knows nothing of this job any more */
-    bool complete;        /* the endpoint needs no more events */
     bool cut;             /* end the connection with an error, so that the answer does not look complete */
     em_api_error failure; /* status > 0: the answer instead of the one asked for */
     const char *end;      /* why it ended, for the access line */
@@ -193,7 +192,7 @@ struct em_http {
     uint64_t drain_deadline_ns, give_up_ns;
     bool done;
     int exit_code;
-    uint64_t log_window_ns; /* of libmicrohttpd's messages */
+    uint64_t log_window_ns;           /* of libmicrohttpd's messages */
     uint64_t random[EM_RANDOM_WORDS]; /* for request ids: the first n_random are unused */
     int n_random;
     int n_logged;

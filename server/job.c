@@ -316,10 +316,10 @@ static void count_tokens(em_job *job, const em_event *ev)
         job->end = end[ev->finish];
 }
 
-static void complete(em_job *job)
+/* The endpoint has found the end of a choice: the engine need not go on with it. */
+static void stop_choice(em_job *job, const em_event *ev)
 {
-    job->complete = true;
-    cancel(job, "stop");
+    em_engine_stop_choice(em_service_engine(job->http->service), job->engine_id, ev->choice);
 }
 
 static void add_to_stream(em_job *job, const em_event *ev)
@@ -343,7 +343,7 @@ static void add_to_stream(em_job *job, const em_event *ev)
         cancel(job, "out_of_memory");
         job->cut = true;
     } else if (r > 0) {
-        complete(job);
+        stop_choice(job, ev);
     }
 }
 
@@ -357,7 +357,7 @@ static void add_to_reply(em_job *job, const em_event *ev)
     if (r < 0)
         em_job_abort(job, 503, "out_of_memory", "out of memory");
     else if (r > 0)
-        complete(job);
+        stop_choice(job, ev);
 }
 
 static void take_events(em_job *job)
@@ -369,7 +369,7 @@ static void take_events(em_job *job)
             job->tokens_seen += ev->n_tokens;
         if (ev->last)
             job->finished = true;
-        if (!job->cut && !job->complete && !job->failure.status) {
+        if (!job->cut && !job->failure.status) {
             if (job->call.stream)
                 add_to_stream(job, ev);
             else

@@ -9,6 +9,7 @@ import threading
 import time
 
 import harness
+import promtext
 from harness import Case, Server, main
 
 FIXTURES = os.environ.get("ENGRAMD_FIXTURES") or os.environ.get("ENGRAMD_GOLDEN_DEFAULT") or os.path.join(
@@ -132,6 +133,29 @@ class Answers(Case):
         for i in range(4):
             self.assertTrue(texts[i].startswith(prompts[i // 2]))
             self.assertEqual((whole[i]["text"], whole[i]["logprobs"]["tokens"]), (texts[i], tokens[i]))
+
+    def generated(self):
+        return promtext.value(promtext.parse(self.server.request("GET", "/metrics").body.decode()),
+                              "vllm:generation_tokens_total")
+
+    def test_a_choice_that_stops_costs_nothing_more(self):
+        """Stop strings of a chat are found by the server, not by the engine: each choice is stopped when its own is there."""
+        body = {"messages": [{"role": "user", "content": "Tell me about a bird and a stone."}], "n": 8, "temperature": 1.5,
+                "seed": 5, "max_tokens": 400, "ignore_eos": True, "stop": "q"}
+        for stream in False, True:
+            before = self.generated()
+            if stream:
+                with self.server.connect(timeout=30) as c:
+                    c.send_request("POST", "/v1/chat/completions",
+                                   {**body, "stream": True, "stream_options": {"include_usage": True}})
+                    self.assertEqual(200, c.read_head()[0])
+                    usage = [e for kind, e in c.events() if kind == "data"][-2]["usage"]
+            else:
+                usage = self.server.request("POST", "/v1/chat/completions", body).json()["usage"]
+            grown = self.generated() - before
+            self.assertLess(usage["completion_tokens"], 2000)  # they end at very different places
+            self.assertGreaterEqual(grown, usage["completion_tokens"])
+            self.assertLessEqual(grown, usage["completion_tokens"] + 8 * 40)  # steps taken while the news was on its way
 
     def test_same_bytes_alone_and_together(self):
         bodies = [{"prompt": c["prompt"], "max_tokens": 12, "temperature": 0.9, "seed": i, "logprobs": 2}

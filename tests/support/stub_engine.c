@@ -30,6 +30,7 @@ typedef struct live {
     em_sink sink;
     bool cancelled, running;
     int32_t n_choices, made; /* tokens per choice so far */
+    int32_t n_stopped;       /* choices nobody wants more of; it ends when there are no others */
 } live;
 
 struct em_engine {
@@ -175,10 +176,10 @@ static void step(em_engine *e)
     e->stats.heartbeat_ns = em_now_ns();
     for (live **at = &e->head; *at;) {
         live *l = *at;
-        bool cancelled = l->cancelled || e->closing, ended = false;
+        bool cancelled = l->cancelled || e->closing, stopped = l->n_stopped == l->n_choices, ended = false;
         if (l->running || cancelled) {
             pthread_mutex_unlock(&e->lock);
-            ended = advance(e, l, cancelled);
+            ended = stopped && !cancelled ? end(e, l, EM_FINISH_STOP, 0) : advance(e, l, cancelled);
             pthread_mutex_lock(&e->lock);
         }
         if (!ended) {
@@ -328,6 +329,16 @@ void em_engine_cancel(em_engine *e, uint64_t id)
     for (live *l = e->head; l; l = l->next)
         if (l->id == id)
             l->cancelled = true;
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* Each choice is stopped once at most. */
+void em_engine_stop_choice(em_engine *e, uint64_t id, int32_t choice)
+{
+    (void)choice;
+    pthread_mutex_lock(&e->lock);
+    for (live *l = e->head; l; l = l->next)
+        l->n_stopped += l->id == id;
     pthread_mutex_unlock(&e->lock);
 }
 

@@ -96,17 +96,18 @@ static em_event *event_of(player *p, const step *s)
     return ev;
 }
 
-/* Until the events end, or the reply says that it is complete. out NULL: a whole answer. Returns the last result. */
+/* out NULL: a whole answer. Returns how many choices the reply has ended by itself. */
 static int play(player *p, const step *steps, size_t n, em_buf *out)
 {
-    int r = 0;
-    for (size_t i = 0; i < n && !r; i++) {
+    int n_ended = 0;
+    for (size_t i = 0; i < n; i++) {
         em_event *ev = event_of(p, &steps[i]);
-        r = out ? em_chat_reply_stream(p->reply, ev, out) : em_chat_reply_add(p->reply, ev);
-        ck_assert_int_ge(r, 0);
+        int r = out ? em_chat_reply_stream(p->reply, ev, out) : em_chat_reply_add(p->reply, ev);
+        ck_assert(r == 0 || r == 1);
+        n_ended += r;
         em_event_free(ev);
     }
-    return r;
+    return n_ended;
 }
 
 static void check_whole(const char *body, const step *steps, size_t n, const char *want)
@@ -287,10 +288,34 @@ START_TEST(stop_of_one_choice)
     em_buf out = {0};
     em_api_error err = {0};
     play_open(&p, "{" M ",\"stop\":\"STOP\",\"n\":2}");
-    ck_assert_int_eq(play(&p, steps, N(steps), NULL), 0);
+    ck_assert_int_eq(play(&p, steps, N(steps), NULL), 1);
     ck_assert_int_eq(em_chat_reply_json(p.reply, &out, &err), 0);
     ck_assert_ptr_nonnull(strstr(out.data, "\"content\":\"a\""));
     ck_assert_ptr_nonnull(strstr(out.data, "\"content\":\"bc\""));
+    em_buf_done(&out);
+    play_close(&p);
+}
+END_TEST
+
+/* When all choices have ended by themselves the answer is complete: nothing that comes later changes it. */
+START_TEST(stop_of_all_choices)
+{
+    static const step steps[] = {
+        {0, "aSTOP"}, {1, "bSTOP"}, {0, "x", EM_FINISH_STOP}, {1, "y", EM_FINISH_TIMEOUT, true}};
+    player p;
+    em_buf out = {0};
+    em_api_error err = {0};
+    play_open(&p, "{" M ",\"stop\":\"STOP\",\"n\":2}");
+    ck_assert_int_eq(play(&p, steps, N(steps), NULL), 2);
+    ck_assert_int_eq(em_chat_reply_json(p.reply, &out, &err), 0);
+    play_close(&p);
+    em_buf_clear(&out);
+    play_open(&p, "{" M ",\"stop\":\"STOP\",\"n\":2,\"stream\":true}");
+    ck_assert_int_eq(play(&p, steps, 2, &out), 2);
+    size_t len = out.len;
+    ck_assert_str_eq(out.data + len - strlen(DONE), DONE);
+    ck_assert_int_eq(play(&p, steps + 2, 2, &out), 0);
+    ck_assert_uint_eq(out.len, len);
     em_buf_done(&out);
     play_close(&p);
 }
@@ -531,6 +556,7 @@ int main(void)
     tcase_add_test(t, streamed_calls);
     tcase_add_test(t, stop_strings);
     tcase_add_test(t, stop_of_one_choice);
+    tcase_add_test(t, stop_of_all_choices);
     tcase_add_test(t, failures);
     tcase_add_test(t, events_out_of_order);
     tcase_add_test(t, stream_is_whole);

@@ -205,6 +205,71 @@ START_TEST(cancel_at_every_phase)
 }
 END_TEST
 
+/* One choice ends, as a stop would end it; its siblings go on, and so do other requests. */
+START_TEST(stop_one_choice)
+{
+    em_engine *e = open_gated(4, 16, 10);
+    em_engine_stats stats;
+    collector *c = collector_new(3);
+    em_request *r = ask(1, 3, 12);
+    r->n = 3;
+    uint64_t id = rig_submit(e, r, c);
+    rig_gate_allow(&gate, 3); /* the prompt, two more tokens */
+    rig_gate_wait(&gate, 4);
+    em_engine_stop_choice(e, id, 1);
+    em_engine_stop_choice(e, id, 1);
+    em_engine_stop_choice(e, id, 3);
+    em_engine_stop_choice(e, id, -1);
+    em_engine_stop_choice(e, id + 1, 0);
+    rig_gate_allow(&gate, 1);
+    rig_gate_wait(&gate, 5);
+    em_engine_get_stats(e, &stats);
+    ck_assert_int_eq(stats.running, 2);
+    rig_gate_allow(&gate, 1000);
+    collector_wait(c);
+    static const int32_t n_tokens[] = {12, 4, 12};
+    for (int32_t i = 0; i < 3; i++) {
+        ck_assert_int_eq(collector_choice(c, i)->completion_tokens, n_tokens[i]);
+        ck_assert_int_eq(collector_choice(c, i)->finish, i == 1 ? EM_FINISH_STOP : EM_FINISH_LENGTH);
+    }
+    em_engine_stop_choice(e, id, 0); /* after the end */
+    rig_wait_idle(e);
+    em_engine_get_stats(e, &stats);
+    ck_assert_uint_eq(stats.requests_ok, 1);
+    ck_assert_uint_eq(stats.finished[EM_FINISH_STOP], 1);
+    ck_assert_int_eq(stats.kv_blocks_free, stats.kv_blocks);
+    collector_free(c);
+    close_gated(e);
+}
+END_TEST
+
+/* A choice that waits in the queue is taken out of it, and the first one leaves its prompt to a sibling. */
+START_TEST(stop_choices_that_wait)
+{
+    em_engine *e = open_gated(1, 4, 10);
+    collector *a = collector_new(1), *b = collector_new(3);
+    rig_submit(e, ask(1, 3, 4), a);
+    em_request *waits = ask(2, 3, 2);
+    waits->n = 3;
+    uint64_t id = rig_submit(e, waits, b);
+    rig_gate_allow(&gate, 1);
+    rig_gate_wait(&gate, 2);
+    em_engine_stop_choice(e, id, 0);
+    em_engine_stop_choice(e, id, 2);
+    rig_gate_allow(&gate, 1000);
+    collector_wait(a);
+    collector_wait(b);
+    for (int32_t i = 0; i < 3; i++) {
+        ck_assert_int_eq(collector_choice(b, i)->completion_tokens, i == 1 ? 2 : 0);
+        ck_assert_int_eq(collector_choice(b, i)->finish, i == 1 ? EM_FINISH_LENGTH : EM_FINISH_STOP);
+    }
+    rig_wait_idle(e);
+    collector_free(a);
+    collector_free(b);
+    close_gated(e);
+}
+END_TEST
+
 typedef struct self_cancel {
     em_engine *e;
     uint64_t id;
@@ -581,6 +646,8 @@ int main(void)
     tcase_add_test(t, what_can_never_fit_is_refused);
     tcase_add_test(t, the_queue_has_an_end);
     tcase_add_loop_test(t, cancel_at_every_phase, 0, 4);
+    tcase_add_test(t, stop_one_choice);
+    tcase_add_test(t, stop_choices_that_wait);
     tcase_add_test(t, a_sink_may_cancel);
     tcase_add_test(t, deadlines);
     tcase_add_test(t, drain_lets_finish_what_runs);
