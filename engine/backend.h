@@ -30,6 +30,7 @@ typedef struct em_backend em_backend;
 struct em_backend {
     const char *name;      /* "cpu/avx512" */
     em_engram_mem mem;     /* memory the Engram service should use for staging */
+    bool saves_inside;     /* attention obeys em_batch_seq.saves; else no batch has any */
     uint64_t linear_ns;    /* so far in dense weight products: what a stage's time is made of */
     uint64_t experts_read; /* so far, over steps and layers: routed experts whose weights a step had to read */
 

@@ -6,6 +6,12 @@
 
 #include "engine/kv_cache.h"
 
+/* A place in a run at which the sequence's slot is saved, as it is when positions 0 .. pos - 1 are computed. */
+typedef struct em_batch_save {
+    int32_t pos;  /* a boundary of KV blocks, so that no group is open: run.pos < pos <= run.pos + run.n_tokens */
+    int32_t slot; /* where to: a snapshot's */
+} em_batch_save;
+
 /* A run of consecutive positions of one sequence: a prefill chunk, or one decode token. */
 typedef struct em_batch_seq {
     em_seq_kv *kv;         /* the sequence's state; blocks for pos + n_tokens positions are reserved */
@@ -14,6 +20,8 @@ typedef struct em_batch_seq {
     int32_t pos;           /* first position of the run = positions computed so far */
     int32_t n_tokens;      /* >= 1 */
     int32_t n_logits;      /* logits wanted for the last n_logits tokens of the run, 0..n_tokens */
+    const em_batch_save *saves; /* [n_saves] in order of position; only where the backend can (saves_inside) */
+    int32_t n_saves;
 } em_batch_seq;
 
 typedef struct em_batch {

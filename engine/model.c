@@ -143,6 +143,11 @@ int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_tick
     return r;
 }
 
+bool em_model_saves_inside(const em_model *m)
+{
+    return m->backend->saves_inside;
+}
+
 void em_model_copy_slot(em_model *m, int32_t from, int32_t to)
 {
     m->backend->copy_slot(m->backend, from, to);

@@ -70,6 +70,9 @@ void em_model_get_times(const em_model *m, em_step_times *ret_times);
 /* Weight bytes that a step reads whatever it computes, and those of one routed expert; experts are taken to be alike. */
 void em_model_step_bytes(const em_model *m, int64_t *ret_fixed, int64_t *ret_expert);
 
+/* Can a run save its slot at boundaries inside of it (em_batch_seq.saves)? */
+bool em_model_saves_inside(const em_model *m);
+
 /* State, between steps. A snapshot i (0 .. max_snapshots-1) is addressed as slot max_seqs + i: copying a sequence's slot
  * there and back later resumes it at the same position, bit for bit. copy_block makes a private copy of a KV block. */
 void em_model_copy_slot(em_model *m, int32_t from, int32_t to);

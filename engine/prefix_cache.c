@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { NONE = -1 };
+#define TAKEN UINT64_MAX /* used_at of a snapshot that is being filled */
 
 /* What is known of a KV block; the node's number is the block's. */
 typedef struct node {
@@ -21,7 +22,7 @@ typedef struct node {
 typedef struct snapshot {
     int32_t block_id; /* NONE: free */
     uint64_t owner;   /* 0: nobody's */
-    uint64_t used_at; /* tick of the last use */
+    uint64_t used_at; /* tick of the last use; 0: never, or free; TAKEN */
 } snapshot;
 
 struct em_prefix_cache {
@@ -275,33 +276,44 @@ int em_prefix_cache_use(em_prefix_cache *pc, const em_prefix_hit *hit, em_seq_kv
     return 0;
 }
 
-/* The snapshot to give up: the owner's own, a free one, or the longest unused. */
+/* The snapshot to give up: the owner's own, a free one, or the longest unused; NONE when all are taken. */
 static int32_t choose_snapshot(const em_prefix_cache *pc, uint64_t owner)
 {
-    int32_t best = 0;
+    int32_t best = NONE;
     for (int32_t i = 0; i < pc->opts.n_snapshots; i++) {
         const snapshot *s = &pc->snapshots[i];
         if (owner && s->owner == owner && s->block_id != NONE)
             return i;
-        if (s->used_at < pc->snapshots[best].used_at)
+        if (s->used_at != TAKEN && (best == NONE || s->used_at < pc->snapshots[best].used_at))
             best = i; /* a free one was never used */
     }
     return best;
 }
 
-int32_t em_prefix_cache_add_snapshot(em_prefix_cache *pc, int32_t block_id, uint64_t owner)
+int32_t em_prefix_cache_take_snapshot(em_prefix_cache *pc, uint64_t owner)
+{
+    int32_t i = choose_snapshot(pc, owner);
+    if (i == NONE)
+        return NONE;
+    if (pc->snapshots[i].block_id != NONE)
+        pc->nodes[pc->snapshots[i].block_id].snapshot = NONE;
+    pc->snapshots[i] = (snapshot){.block_id = NONE, .used_at = TAKEN};
+    return i;
+}
+
+void em_prefix_cache_put_snapshot(em_prefix_cache *pc, int32_t i, int32_t block_id, uint64_t owner)
 {
     node *n = &pc->nodes[block_id];
     if (n->snapshot != NONE) {
         pc->snapshots[n->snapshot].used_at = ++pc->tick;
-        return NONE;
+        em_prefix_cache_give_back_snapshot(pc, i);
+        return;
     }
-    if (!pc->opts.n_snapshots)
-        return NONE;
-    int32_t i = choose_snapshot(pc, owner);
-    if (pc->snapshots[i].block_id != NONE)
-        pc->nodes[pc->snapshots[i].block_id].snapshot = NONE;
     pc->snapshots[i] = (snapshot){.block_id = block_id, .owner = owner, .used_at = ++pc->tick};
     n->snapshot = i;
-    return i;
+}
+
+void em_prefix_cache_give_back_snapshot(em_prefix_cache *pc, int32_t i)
+{
+    pc->snapshots[i] = (snapshot){.block_id = NONE};
 }

@@ -60,9 +60,13 @@ int em_prefix_cache_use(em_prefix_cache *pc, const em_prefix_hit *hit, em_seq_kv
 int32_t em_prefix_cache_put(em_prefix_cache *pc, const em_prefix_text *text, em_seq_kv *kv, int32_t first,
                             int32_t n_blocks);
 
-/* A place for the snapshot behind a known block, which the caller fills at once; -1: there is one already, or there is
- * room for none. owner: the sequence that moves its snapshot along; its earlier one gives way, unless somebody resumed
- * from it. 0: nobody's. */
-int32_t em_prefix_cache_add_snapshot(em_prefix_cache *pc, int32_t block_id, uint64_t owner);
+/* A snapshot is taken before it is filled, and put behind a block once that is known, or given back.
+ *
+ * take: the number of one that nobody finds from now on: a free one, or the longest unused; -1: there is none. owner:
+ * the sequence that moves its snapshot along, whose earlier one it is then, unless somebody resumed from that. 0: nobody's. */
+int32_t em_prefix_cache_take_snapshot(em_prefix_cache *pc, uint64_t owner);
+/* Where the block has a snapshot already, this one becomes free. */
+void em_prefix_cache_put_snapshot(em_prefix_cache *pc, int32_t snapshot, int32_t block_id, uint64_t owner);
+void em_prefix_cache_give_back_snapshot(em_prefix_cache *pc, int32_t snapshot);
 
 #endif

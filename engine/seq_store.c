@@ -17,7 +17,7 @@ int em_seq_store_init(em_seq_store *st, em_model *model, int32_t max_seqs, bool 
 {
     *st = (em_seq_store){.model = model, .kv = em_model_kv_cache(model), .max_seqs = max_seqs};
     st->block_tokens = em_kv_cache_block_tokens(st->kv);
-    st->snapshot_tokens = (EM_SNAPSHOT_TOKENS + st->block_tokens - 1) / st->block_tokens * st->block_tokens;
+    st->saves_inside = em_model_saves_inside(model);
     if (!share)
         return 0;
     em_prefix_opts opts = {.n_snapshots = em_model_snapshots(model), .hash = em_siphash};
@@ -133,25 +133,65 @@ static int32_t last_boundary(const em_seq_store *st, const em_seq *seq)
     return (seq->prompt->n_ids - 1) / st->block_tokens * st->block_tokens;
 }
 
+/* Blocks double into each other, so that the boundaries of a longer prompt are some of a shorter one's. */
+static int32_t spacing_of(const em_seq_store *st, const em_seq *seq)
+{
+    int64_t spacing = st->block_tokens;
+    while (spacing < EM_SNAPSHOT_TOKENS &&
+           (!st->saves_inside || spacing * EM_SNAPSHOT_PARTS < seq->prompt->n_ids)) /* short runs are slow */
+        spacing *= 2;
+    return (int32_t)spacing;
+}
+
 int32_t em_seq_store_stop(const em_seq_store *st, const em_seq *seq)
 {
-    int32_t goal = em_seq_goal(seq), last = last_boundary(st, seq);
-    if (!st->prefix)
+    int32_t goal = em_seq_goal(seq), last = last_boundary(st, seq), spacing = spacing_of(st, seq);
+    if (!st->prefix || st->saves_inside)
         return goal;
-    int32_t stop = seq->pos / st->snapshot_tokens * st->snapshot_tokens + st->snapshot_tokens;
+    int32_t stop = seq->pos / spacing * spacing + spacing;
     if (seq->pos < last)
         stop = min_i32(stop, last);
     return min_i32(stop, goal);
 }
 
-/* Prompts at the places above and at their very end; answers at each boundary, one snapshot that moves along. */
-static bool wants_snapshot(const em_seq_store *st, const em_seq *seq)
+/* Prompts at the places above and at their very end; answers at the last boundary, one snapshot that moves along. */
+static bool wants_save(const em_seq_store *st, const em_seq *seq, int32_t pos, int32_t end)
 {
-    return seq->pos % st->block_tokens == 0 && (seq->pos % st->snapshot_tokens == 0 ||
-                                                seq->pos == last_boundary(st, seq) || seq->pos >= seq->prompt->n_ids);
+    if (pos >= seq->prompt->n_ids)
+        return pos + st->block_tokens > end;
+    return pos % spacing_of(st, seq) == 0 || pos == last_boundary(st, seq);
 }
 
-void em_seq_store_advance(em_seq_store *st, em_seq *seq)
+static uint64_t owner_at(const em_seq *seq, int32_t pos)
+{
+    return pos > seq->prompt->n_ids ? seq->serial + 1 : 0;
+}
+
+int32_t em_seq_store_plan_saves(em_seq_store *st, const em_seq *seq, int32_t n_tokens, em_batch_save *saves,
+                                int32_t cap)
+{
+    int32_t n = 0, end = seq->pos + n_tokens;
+    if (!st->prefix)
+        return 0;
+    for (int32_t pos = (seq->pos / st->block_tokens + 1) * st->block_tokens; pos <= end && n < cap;
+         pos += st->block_tokens) {
+        if (!wants_save(st, seq, pos, end) || (pos != end && !st->saves_inside))
+            continue;
+        int32_t i = em_prefix_cache_take_snapshot(st->prefix, owner_at(seq, pos));
+        if (i < 0)
+            break;
+        saves[n++] = (em_batch_save){.pos = pos, .slot = st->max_seqs + i};
+    }
+    return n;
+}
+
+void em_seq_store_drop_saves(em_seq_store *st, const em_batch_save *saves, int32_t n_saves)
+{
+    for (int32_t i = 0; i < n_saves; i++)
+        em_prefix_cache_give_back_snapshot(st->prefix, saves[i].slot - st->max_seqs);
+}
+
+void em_seq_store_advance(em_seq_store *st, em_seq *seq, const em_batch_save *saves, int32_t n_saves)
 {
     int32_t n_full = seq->pos / st->block_tokens;
     if (!st->prefix || n_full == 0)
@@ -160,10 +200,15 @@ void em_seq_store_advance(em_seq_store *st, em_seq *seq)
         em_prefix_text text = text_of(seq);
         seq->n_known_blocks = em_prefix_cache_put(st->prefix, &text, &seq->kv, seq->n_known_blocks, n_full);
     }
-    if (seq->n_known_blocks < n_full || !wants_snapshot(st, seq))
-        return;
-    bool moves = seq->pos > seq->prompt->n_ids;
-    int32_t i = em_prefix_cache_add_snapshot(st->prefix, seq->kv.block_table[n_full - 1], moves ? seq->serial + 1 : 0);
-    if (i >= 0)
-        em_model_copy_slot(st->model, seq->kv.slot, st->max_seqs + i);
+    for (int32_t i = 0; i < n_saves; i++) {
+        int32_t n_blocks = saves[i].pos / st->block_tokens, snapshot = saves[i].slot - st->max_seqs;
+        if (n_blocks > seq->n_known_blocks) {
+            em_prefix_cache_give_back_snapshot(st->prefix, snapshot);
+            continue;
+        }
+        if (!st->saves_inside)
+            em_model_copy_slot(st->model, seq->kv.slot, saves[i].slot);
+        em_prefix_cache_put_snapshot(st->prefix, snapshot, seq->kv.block_table[n_blocks - 1],
+                                     owner_at(seq, saves[i].pos));
+    }
 }

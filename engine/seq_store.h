@@ -10,7 +10,10 @@
 #include "engine/prefix_cache.h"
 #include "engine/sequence.h"
 
-/* Prompts are saved at each multiple of this many tokens (rounded up to blocks), and at their last boundary. */
+/* Prompts are saved at their last boundary and at every `spacing` tokens: a block, doubled while the prompt has more
+ * than EM_SNAPSHOT_PARTS of them, to EM_SNAPSHOT_TOKENS at most. So a prompt that leaves a known one somewhere computes
+ * again no more than 1/64 of it; and spacings are multiples of each other, so that prompts of any length meet. */
+#define EM_SNAPSHOT_PARTS 64
 #define EM_SNAPSHOT_TOKENS 512
 
 typedef struct em_seq_store {
@@ -18,7 +21,8 @@ typedef struct em_seq_store {
     em_kv_cache *kv;
     em_prefix_cache *prefix; /* NULL: nothing is shared */
     int32_t max_seqs;
-    int32_t block_tokens, snapshot_tokens;
+    int32_t block_tokens;
+    bool saves_inside;                    /* the backend saves at any boundary of a run; else only at its end */
     uint64_t prefix_queries, prefix_hits; /* prompt tokens asked for and found */
 } em_seq_store;
 
@@ -41,7 +45,14 @@ void em_seq_store_close(em_seq_store *st, em_seq *seq);
 
 /* The position where the next run should end at the latest, so that the slot can be saved there. */
 int32_t em_seq_store_stop(const em_seq_store *st, const em_seq *seq);
-/* After positions were computed, seq->pos moved on: makes full blocks known, saves the slot where that is due. */
-void em_seq_store_advance(em_seq_store *st, em_seq *seq);
+
+/* The saves that a run of n_tokens from seq->pos on should make; their snapshots are taken. Returns how many, at most
+ * cap and at most n_tokens / block_tokens + 1. */
+int32_t em_seq_store_plan_saves(em_seq_store *st, const em_seq *seq, int32_t n_tokens, em_batch_save *saves,
+                                int32_t cap);
+/* After the run, seq->pos moved on: makes full blocks known, and the saves places to resume. */
+void em_seq_store_advance(em_seq_store *st, em_seq *seq, const em_batch_save *saves, int32_t n_saves);
+/* The run failed: its saves hold nothing. */
+void em_seq_store_drop_saves(em_seq_store *st, const em_batch_save *saves, int32_t n_saves);
 
 #endif

@@ -34,6 +34,8 @@ struct em_stepper {
     em_logit_editor *editor;
     float *logits; /* [max_logits, vocab_size] */
     int32_t max_logits;
+    em_batch_save *saves; /* [max_saves] of one step, run by run */
+    int32_t max_saves;
 
     /* the plan, made anew for every step */
     em_sched_seq *sched;    /* [max_seqs] */
@@ -62,6 +64,9 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
     s->queue = queue;
     s->max_logits = em_model_logits_rows(em_model_get_config(model), max_seqs, em_model_max_batch_tokens(model));
     size_t n = (size_t)max_seqs;
+    /* a run has no more boundaries than blocks, and one for the block it completes */
+    s->max_saves = em_model_max_batch_tokens(model) / em_kv_cache_block_tokens(em_model_kv_cache(model)) + max_seqs;
+    s->saves = calloc((size_t)s->max_saves, sizeof(*s->saves));
     s->logits = malloc((size_t)s->max_logits * (size_t)rules->vocab_size * sizeof(*s->logits));
     s->sched = calloc(n, sizeof(*s->sched));
     s->plan.runs = calloc(n, sizeof(*s->plan.runs));
@@ -71,7 +76,7 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
     s->next_run = calloc(n, sizeof(*s->next_run));
     s->batch.seqs = calloc(n, sizeof(*s->batch.seqs));
     s->run = calloc(n, sizeof(*s->run));
-    if (!s->logits || !s->sched || !s->plan.runs || !s->plan.put_back || !s->plan.order || !s->put_back ||
+    if (!s->saves || !s->logits || !s->sched || !s->plan.runs || !s->plan.put_back || !s->plan.order || !s->put_back ||
         !s->next_run || !s->batch.seqs || !s->run || em_roster_init(&s->roster, model, rules, max_seqs, share) ||
         em_sampler_new(rules->vocab_size, &s->sampler) || em_logit_editor_new(rules->vocab_size, &s->editor)) {
         em_stepper_free(s);
@@ -90,6 +95,7 @@ em_stepper *em_stepper_free(em_stepper *s)
     em_sampler_free(s->sampler);
     em_logit_editor_free(s->editor);
     free(s->logits);
+    free(s->saves);
     free(s->sched);
     free(s->plan.runs);
     free(s->plan.put_back);
@@ -368,13 +374,13 @@ static void fork_siblings(em_stepper *s, em_seq *seq, const float *logits)
 }
 
 /* What the step means for one sequence; logits are those of its last n_logits positions. */
-static void read_logits(em_stepper *s, const prepared_run *run, const float *logits)
+static void read_logits(em_stepper *s, const prepared_run *run, const em_batch_seq *done, const float *logits)
 {
     em_seq *seq = run->seq;
     int32_t n_prompt = seq->prompt->n_ids;
     seq->pos = run->pos + run->n_tokens;
     count_prompt(s, seq);
-    em_seq_store_advance(&s->roster.store, seq);
+    em_seq_store_advance(&s->roster.store, seq, done->saves, done->n_saves);
     for (int32_t pos = seq->pos - run->n_logits; pos < seq->pos; pos++) {
         if (pos + 1 == n_prompt)
             fork_siblings(s, seq, logits);
@@ -390,9 +396,23 @@ static void read_logits(em_stepper *s, const prepared_run *run, const float *log
     em_roster_tell(&s->roster, seq);
 }
 
+/* Only now, since what is prepared may still be thrown away. */
+static void plan_saves(em_stepper *s)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->batch.n_seqs; i++) {
+        em_batch_seq *q = &s->batch.seqs[i];
+        q->saves = s->saves + n;
+        q->n_saves =
+            em_seq_store_plan_saves(&s->roster.store, s->run[i].seq, q->n_tokens, s->saves + n, s->max_saves - n);
+        n += q->n_saves;
+    }
+}
+
 static void run_batch(em_stepper *s)
 {
     em_error err = {.text = ""};
+    plan_saves(s);
     int rc = em_model_forward(s->model, &s->batch, s->ticket, s->logits, &err);
     s->ticket = NULL; /* the forward pass has released it */
     if (rc && !err.text[0])
@@ -402,10 +422,13 @@ static void run_batch(em_stepper *s)
     em_histogram_add(&s->roster.latencies.step_tokens, s->batch.n_tokens);
     for (int32_t i = 0; i < s->batch.n_seqs; i++) {
         const prepared_run *run = &s->run[i];
+        const em_batch_seq *done = &s->batch.seqs[i];
+        if (rc)
+            em_seq_store_drop_saves(&s->roster.store, done->saves, done->n_saves);
         if (rc)
             em_roster_fail(&s->roster, run->seq, err.text); /* its state is in doubt; others go on */
         else
-            read_logits(s, run, logits);
+            read_logits(s, run, done, logits);
         logits += (int64_t)run->n_logits * s->roster.rules.vocab_size;
     }
     s->batch.n_seqs = 0;

@@ -33,6 +33,17 @@ static void project_x(const layer_call *call)
     em_cpu_linear(c, jobs, n);
 }
 
+/* A window row also goes into the saved slots whose next position sees it. */
+static void save_row(const layer_call *call, const em_batch_seq *run, int32_t pos, const uint8_t *row)
+{
+    em_cpu *c = call->c;
+    for (int32_t i = 0; i < run->n_saves; i++) {
+        const em_batch_save *save = &run->saves[i];
+        if (pos < save->pos && save->pos - pos <= c->cfg->window)
+            memcpy(em_cpu_ring_row(c, save->slot, call->layer, pos), row, c->state.at.window_row);
+    }
+}
+
 /* Decodes the window rows before each run; their ring slots may be overwritten afterwards. */
 static void history_item(void *ctx, int64_t seq, int worker)
 {
@@ -42,7 +53,9 @@ static void history_item(void *ctx, int64_t seq, int worker)
     int64_t D = c->cfg->head_dim;
     for (int32_t i = 0; i < c->win_hist[seq]; i++) {
         int32_t pos = run->pos - c->win_hist[seq] + i;
-        em_cpu_load_window(c, em_cpu_ring_row(c, run->kv->slot, call->layer, pos), c->win + (c->win_off[seq] + i) * D);
+        const uint8_t *row = em_cpu_ring_row(c, run->kv->slot, call->layer, pos);
+        em_cpu_load_window(c, row, c->win + (c->win_off[seq] + i) * D);
+        save_row(call, run, pos, row);
     }
 }
 
@@ -62,6 +75,7 @@ static void window_item(void *ctx, int64_t token, int worker)
     uint8_t *row = keep ? em_cpu_ring_row(c, run->kv->slot, call->layer, c->pos[token]) : (uint8_t *)c->scratch[worker];
     em_cpu_store_window(c, row, k);
     em_cpu_load_window(c, row, c->win + (int64_t)(c->win_off[seq] + c->win_hist[seq] + i) * cfg->head_dim);
+    save_row(call, run, c->pos[token], row);
 
     float *lat = c->q_lat + token * cfg->q_lora_rank;
     em_cpu_rmsnorm(c, lat, lat, call->lw->q_norm, cfg->q_lora_rank);

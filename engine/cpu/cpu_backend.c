@@ -250,6 +250,7 @@ int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backen
     c->shape = *shape;
     em_kernels_init(&c->k, opts->cpu_flags);
     c->base = (em_backend){.name = backend_name(c->k.name),
+                           .saves_inside = true,
                            .begin = cpu_begin,
                            .embed = em_cpu_embed,
                            .engram = em_cpu_engram,

@@ -171,6 +171,11 @@ int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_tick
     return 0;
 }
 
+bool em_model_saves_inside(const em_model *m)
+{
+    return m->stub.saves_inside;
+}
+
 void em_model_copy_slot(em_model *m, int32_t from, int32_t to)
 {
     int32_t n = m->max_seqs + m->n_snapshots;
@@ -216,6 +221,31 @@ static state check_past(const em_model *m, const em_batch_seq *q)
     return st;
 }
 
+/* What a save at this position is to hold. */
+static void save_slot(em_model *m, const em_batch_seq *q, state st)
+{
+    for (int32_t i = 0; m->stub.saves_inside && i < q->n_saves; i++) {
+        const em_batch_save *save = &q->saves[i];
+        if (save->pos != st.pos)
+            continue;
+        m->slot[save->slot] = st;
+        pthread_mutex_lock(&counts_lock);
+        counts.n_saves++;
+        pthread_mutex_unlock(&counts_lock);
+    }
+}
+
+/* At boundaries of the run, in order, each into a snapshot of its own. */
+static void check_saves(const em_model *m, const em_batch_seq *q)
+{
+    for (int32_t i = 0; i < q->n_saves; i++) {
+        const em_batch_save *save = &q->saves[i];
+        MUST(save->pos > (i ? save[-1].pos : q->pos) && save->pos <= q->pos + q->n_tokens, "save at %d", save->pos);
+        MUST(save->pos % m->stub.block_tokens == 0, "save at %d, inside a block", save->pos);
+        MUST(save->slot >= m->max_seqs && save->slot < m->max_seqs + m->n_snapshots, "save in slot %d", save->slot);
+    }
+}
+
 /* Writes the run's positions into blocks that nobody else writes to. */
 static state write_run(em_model *m, const em_batch_seq *q, state st)
 {
@@ -225,6 +255,7 @@ static state write_run(em_model *m, const em_batch_seq *q, state st)
         m->block_owner[id] = q->kv->slot;
         st = extend(st, q->tokens[p]);
         m->block[id] = st;
+        save_slot(m, q, st);
     }
     return st;
 }
@@ -244,6 +275,7 @@ static void check_seq(em_model *m, const em_batch_seq *q)
         MUST(q->kv->block_table[b] >= 0 && q->kv->block_table[b] < m->stub.n_blocks, "block %d", q->kv->block_table[b]);
     for (int32_t i = 0; i < q->pos + q->n_tokens; i++)
         MUST(q->tokens[i] >= 0 && q->tokens[i] < m->cfg.vocab_size, "token %d", q->tokens[i]);
+    check_saves(m, q);
     state st = check_past(m, q);
     MUST(q->pos == 0 || same(m->slot[slot], st), "slot %d holds %d positions, the run begins at %d", slot,
          m->slot[slot].pos, q->pos);

@@ -11,6 +11,7 @@ typedef struct stub_model {
     int32_t eos_id; /* -1: none */
     int32_t n_blocks, block_tokens;
     int32_t n_snapshots; /* 0: 8; -1: none */
+    bool saves_inside;
     /* The logits behind tokens[0 .. n-1]: a function of these alone, so that batching cannot matter. */
     void (*logits)(void *ctx, const int32_t *tokens, int32_t n, float *row);
     /* Before a batch is computed; may block. Non-zero fails the step. May be NULL. */
@@ -26,7 +27,7 @@ typedef struct stub_counts {
     int32_t n_steps, n_tokens;
     int32_t max_seqs, max_tokens, max_logits; /* in one step */
     int32_t n_asks;                           /* batches asked for ahead of the forward pass */
-    int32_t n_slot_copies, n_block_copies;
+    int32_t n_slot_copies, n_block_copies, n_saves;
 } stub_counts;
 stub_counts stub_model_counts(void);
 

@@ -11,7 +11,7 @@
 #include "tests/support/fixtures.h"
 #include "tests/support/loop_rig.h"
 
-enum { VOCAB = 50, MAX_LEN = 200, BLOCK_TOKENS = 8 };
+enum { VOCAB = 50, MAX_LEN = 200, BLOCK_TOKENS = 8, LONG_LEN = 700 };
 
 static stub_model stub = {.vocab_size = VOCAB,
                           .max_len = MAX_LEN,
@@ -46,7 +46,7 @@ static void close_gated(em_engine *e)
 
 static em_request *ask(int32_t first, int32_t n_prompt, int32_t max_tokens)
 {
-    int32_t ids[MAX_LEN];
+    int32_t ids[LONG_LEN];
     for (int32_t i = 0; i < n_prompt; i++)
         ids[i] = (first * 7 + i * 3) % VOCAB;
     em_request *r = rig_request(ids, n_prompt, max_tokens);
@@ -104,6 +104,34 @@ START_TEST(a_second_prompt_resumes)
     ck_assert_uint_eq(stats.prefix_hits, 96 + 104);
     ck_assert_int_gt(stats.kv_blocks_cached, 12);
     ck_assert_int_eq(stats.kv_blocks_free, stats.kv_blocks);
+    collector_free(first);
+    em_engine_close(e);
+}
+END_TEST
+
+/* Where runs save inside of them, a prompt resumes at the last boundary before it differs, and runs are as long as ever. */
+START_TEST(a_prompt_that_differs_resumes)
+{
+    stub_model inside = stub;
+    inside.saves_inside = true;
+    inside.n_snapshots = 500;
+    inside.max_len = LONG_LEN;
+    em_engine *e = rig_open(&inside, 2, 32, 4);
+    collector *first = rig_run(e, ask(1, 100, 10));
+    ck_assert_int_eq(stub_model_counts().n_steps, 4 + 9);
+    ck_assert_int_eq(stub_model_counts().n_saves, 12 + 1); /* 8 .. 96, and 104 in the answer */
+    ck_assert_int_eq(cached_of(e, ask(1, 100, 10), first), 96);
+    ck_assert_int_eq(cached_of(e, ask(1, 96, 1), NULL), 88);
+    for (int32_t at = 1; at < 100; at += 7) {
+        em_request *r = ask(1, 100, 2);
+        r->prompts[0].ids[at] ^= 1;
+        ck_assert_int_eq(cached_of(e, r, NULL), at / 8 * 8);
+    }
+    /* a long prompt has places further apart: 64 parts, doubled blocks */
+    collector_free(rig_run(e, ask(2, 600, 1)));
+    em_request *r = ask(2, 600, 1);
+    r->prompts[0].ids[315] ^= 1;
+    ck_assert_int_eq(cached_of(e, r, NULL), 304);
     collector_free(first);
     em_engine_close(e);
 }
@@ -417,7 +445,10 @@ static void check_mixed(unsigned long long seed, collector *const *alone, collec
 
 static const struct {
     int32_t max_seqs, max_batch_tokens, n_blocks, n_snapshots;
-} shapes[] = {{4, 4, 200, 8}, {8, 64, 200, 50}, {32, 512, 200, 8}, {16, 64, 30, 2}, {32, 33, 25, 3}, {5, 7, 25, -1}};
+    bool saves_inside;
+} shapes[] = {{4, 4, 200, 8, false},  {8, 64, 200, 50, false}, {32, 512, 200, 8, false}, {16, 64, 30, 2, false},
+              {32, 33, 25, 3, false}, {5, 7, 25, -1, false},   {8, 64, 200, 50, true},   {32, 512, 200, 8, true},
+              {16, 64, 30, 2, true},  {32, 33, 25, 3, true}};
 
 START_TEST(together_as_alone)
 {
@@ -431,6 +462,7 @@ START_TEST(together_as_alone)
     stub_model shaped = stub;
     shaped.n_blocks = shapes[_i].n_blocks;
     shaped.n_snapshots = shapes[_i].n_snapshots;
+    shaped.saves_inside = shapes[_i].saves_inside;
     e = rig_open(&shaped, shapes[_i].max_seqs, shapes[_i].max_batch_tokens, N_MIXED);
     for (int round = 0; round < 2; round++) { /* the second finds the first one's prefixes */
         for (uint32_t k = 0; k < N_MIXED; k++) {
@@ -459,6 +491,7 @@ int main(void)
     Suite *s = suite_create("loop-sharing");
     TCase *t = tcase_create("sharing");
     tcase_add_test(t, a_second_prompt_resumes);
+    tcase_add_test(t, a_prompt_that_differs_resumes);
     tcase_add_test(t, salts_and_scores);
     tcase_add_test(t, nothing_is_shared_when_off);
     tcase_add_loop_test(t, samples_compute_their_prompt_once, 0, 3);
@@ -467,7 +500,7 @@ int main(void)
     tcase_add_loop_test(t, cancel_samples_at_every_step, 0, 12);
     tcase_add_test(t, a_failed_step_leaves_no_sample_behind);
     tcase_add_test(t, latencies_and_waits);
-    tcase_add_loop_test(t, together_as_alone, 0, 6);
+    tcase_add_loop_test(t, together_as_alone, 0, (int)(sizeof(shapes) / sizeof(shapes[0])));
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

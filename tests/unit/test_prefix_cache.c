@@ -140,10 +140,15 @@ static void advance(shadow *s, owner *o)
     s->n_replaced += n_full && own != o->kv.block_table[n_full - 1];
     if (!n_full || o->pos % BLOCK || pick(s, 2))
         return;
-    int32_t i =
-        em_prefix_cache_add_snapshot(s->pc, o->kv.block_table[n_full - 1], pick(s, 2) ? (uint64_t)(o - s->seq) + 1 : 0);
-    if (i >= 0)
-        s->snapshot[i] = prefix_of(&o->text, o->pos);
+    uint64_t owner_id = pick(s, 2) ? (uint64_t)(o - s->seq) + 1 : 0;
+    int32_t i = em_prefix_cache_take_snapshot(s->pc, owner_id);
+    MUST(i >= 0, "no snapshot to take");
+    s->snapshot[i] = prefix_of(&o->text, o->pos);
+    if (pick(s, 8) == 0) {
+        em_prefix_cache_give_back_snapshot(s->pc, i);
+        return;
+    }
+    em_prefix_cache_put_snapshot(s->pc, i, o->kv.block_table[n_full - 1], owner_id);
     if (o->pos < o->text.n)
         MUST(em_prefix_cache_find(s->pc, &text, o->text.n - 1).n_tokens >= o->pos, "the snapshot is not found");
 }
@@ -216,6 +221,14 @@ static content letters(const char *text, int32_t salt)
     return c;
 }
 
+static int32_t add_snapshot(int32_t block_id, uint64_t owner_id)
+{
+    int32_t i = em_prefix_cache_take_snapshot(pc, owner_id);
+    if (i >= 0)
+        em_prefix_cache_put_snapshot(pc, i, block_id, owner_id);
+    return i;
+}
+
 /* Computes all of a text, with a snapshot at the end. */
 static em_seq_kv compute(const content *c, uint64_t owner_id)
 {
@@ -224,7 +237,7 @@ static em_seq_kv compute(const content *c, uint64_t owner_id)
     ck_assert_int_eq(em_seq_kv_open(kv, &seq), 0);
     ck_assert_int_eq(em_seq_kv_reserve(kv, &seq, c->n), 0);
     ck_assert_int_eq(em_prefix_cache_put(pc, &text, &seq, 0, c->n / BLOCK), c->n / BLOCK);
-    em_prefix_cache_add_snapshot(pc, seq.block_table[c->n / BLOCK - 1], owner_id);
+    add_snapshot(seq.block_table[c->n / BLOCK - 1], owner_id);
     return seq;
 }
 
@@ -284,13 +297,18 @@ START_TEST(snapshots_move_along_and_give_way)
     em_prefix_text text = text_of(&a_more);
     ck_assert_int_eq(em_seq_kv_reserve(kv, &one, 12), 0);
     ck_assert_int_eq(em_prefix_cache_put(pc, &text, &one, 2, 3), 3);
-    ck_assert_int_ge(em_prefix_cache_add_snapshot(pc, one.block_table[2], 7), 0);
+    ck_assert_int_ge(add_snapshot(one.block_table[2], 7), 0);
     ck_assert_int_eq(found("aaaabbbb", 0), 0); /* its earlier place */
     ck_assert_int_eq(found("aaaabbbbcccc", 0), 12);
     ck_assert_int_eq(found("xxxx", 0), 4);
-    ck_assert_int_eq(em_prefix_cache_add_snapshot(pc, one.block_table[2], 7), -1); /* there is one */
+    int32_t taken = em_prefix_cache_take_snapshot(pc, 0); /* the longest unused */
+    ck_assert_int_eq(found("xxxx", 0), 0);
+    em_prefix_cache_put_snapshot(pc, taken, one.block_table[2], 7); /* there is one: this one is free again */
+    ck_assert_int_eq(found("aaaabbbbcccc", 0), 12);
+    ck_assert_int_eq(em_prefix_cache_take_snapshot(pc, 0), taken);
+    em_prefix_cache_give_back_snapshot(pc, taken);
     em_seq_kv three = compute(&c, 0);
-    ck_assert_int_eq(found("xxxx", 0), 0); /* longest unused */
+    ck_assert_int_eq(found("xxxx", 0), 0);
     ck_assert_int_eq(found("aaaabbbbcccc", 0), 12);
     ck_assert_int_eq(found("yyyy", 0), 4);
     em_seq_kv_close(kv, &one);
