@@ -19,10 +19,12 @@
 #include "engine/base/error.h"
 #include "engine/bench.h" /* em_engine_bench */
 #include "engine/histogram.h"
-#include "engine/plan.h" /* em_engine_plan */
+#include "engine/inspect.h" /* em_engine_inspect */
+#include "engine/plan.h"    /* em_engine_plan */
 #include "engine/logits.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer.h" /* em_ids */
+#include "engine/trace.h"     /* em_trace_open */
 
 /* --- opening ------------------------------------------------------------------------------------------------ */
 

@@ -41,24 +41,30 @@ static int choose_backend(em_plan_input *in, em_error *err)
     return em_backend_choose(in->opts.backend, in->opts.cuda_module, in->cfg, &need, &shape, &in->choice, err);
 }
 
+int em_plan_read(const em_engine_opts *opts, em_model_config *cfg, em_plan_input *in, em_error *err)
+{
+    *in = (em_plan_input){.cfg = cfg};
+    int r = em_engine_model_opts(opts, &in->opts, err);
+    if (r == 0)
+        r = em_model_config_load(opts->model_dir, cfg, err);
+    if (r == 0)
+        r = read_headers(opts->model_dir, in, err);
+    if (r < 0)
+        return r;
+    if (in->opts.n_threads == 0)
+        in->opts.n_threads = em_cpu_count();
+    in->tokenizer_bytes = file_size(opts->model_dir, "tokenizer.json");
+    return choose_backend(in, err);
+}
+
 int em_engine_plan(const em_engine_opts *opts, const em_machine_roots *roots, em_memory_plan *ret_plan, em_error *err)
 {
     em_model_config cfg;
-    em_plan_input in = {.cfg = &cfg};
+    em_plan_input in;
     em_memory_plan plan;
-    int r = em_engine_model_opts(opts, &in.opts, err);
+    int r = em_plan_read(opts, &cfg, &in, err);
     if (r == 0)
-        r = em_model_config_load(opts->model_dir, &cfg, err);
-    if (r == 0)
-        r = read_headers(opts->model_dir, &in, err);
-    if (r < 0)
-        return r;
-    if (in.opts.n_threads == 0)
-        in.opts.n_threads = em_cpu_count();
-    if ((r = choose_backend(&in, err)) < 0)
-        return r;
-    in.tokenizer_bytes = file_size(opts->model_dir, "tokenizer.json");
-    r = em_plan_count(&in, &plan, err);
+        r = em_plan_count(&in, &plan, err);
     if (r < 0)
         return r;
     em_machine machine;

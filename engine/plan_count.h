@@ -3,17 +3,13 @@
 #define EM_ENGINE_PLAN_COUNT_H
 
 #include "engine/backend_open.h"
+#include "engine/engram_spec.h"
 #include "engine/model.h"
 #include "engine/plan.h"
 #include "engine/weights.h"
 
 /* Lengths, block size and number of blocks, from the options and the model: what em_model_open opens. */
 int em_model_shape(const em_model_config *cfg, const em_model_opts *opts, em_backend_shape *ret_shape, em_error *err);
-
-static inline em_engram_dtype em_engram_row_dtype(em_dtype d)
-{
-    return d == EM_DTYPE_FP8 ? EM_ENGRAM_FP8 : d == EM_DTYPE_BF16 ? EM_ENGRAM_BF16 : EM_ENGRAM_F32;
-}
 
 /* What a device would have to hold; device_bytes is left 0. n_tensors: in the headers. */
 void em_model_device_need(const em_weights_sizes *sizes, uint64_t n_tensors, const em_model_opts *opts,
@@ -33,6 +29,10 @@ typedef struct em_plan_input {
     uint64_t tokenizer_bytes; /* of tokenizer.json; 0: none */
     em_backend_choice choice; /* for these options; zeroed: the CPU */
 } em_plan_input;
+
+struct em_engine_opts; /* of engine/engine.h */
+/* Reads a folder's files into both, cfg first; in->cfg is cfg. */
+int em_plan_read(const struct em_engine_opts *opts, em_model_config *cfg, em_plan_input *in, em_error *err);
 
 /* Fills everything but machine, checks and advice. -EINVAL as em_model_shape. */
 int em_plan_count(const em_plan_input *in, em_memory_plan *ret_plan, em_error *err);

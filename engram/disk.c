@@ -166,7 +166,7 @@ int em_disk_open(em_disk *disk, const em_engram_spec *spec, const em_engram_opts
         disk->n_tables = t + 1;
         rc = open_table(disk, &spec->table[t], t, err, err_len);
     }
-    if (!rc && em_row_cache_open(&disk->cache, disk->row_bytes, opts->cache_bytes))
+    if (!rc && em_row_cache_open(&disk->cache, disk->row_bytes, em_row_cache_rows(disk->row_bytes, opts->cache_bytes)))
         rc = em_engram_fail(err, err_len, -ENOMEM, "Engram: no memory for a row cache of %llu bytes",
                             (unsigned long long)opts->cache_bytes);
     if (rc) {

@@ -227,6 +227,19 @@ typedef struct em_engram_stats {
 /* resident_bytes is sampled: may take milliseconds. */
 void em_engram_get_stats(em_engram *g, em_engram_stats *ret_stats);
 
+/* --- what a row cache would find: for plans, nothing needs to be open ---------------------------------------- */
+
+/* Rows of so many bytes (codes alone) that the nvme tier's cache keeps in cache_bytes, its books included. */
+uint64_t em_engram_cache_rows(size_t row_bytes, uint64_t cache_bytes);
+
+/* The nvme tier's cache of n_rows rows without their bytes: asked for a key it says whether the row would have been
+ * there, and otherwise takes it in, as the tier does after reading it. Takes about 40 bytes for each row. -ENOMEM. One
+ * thread at a time. */
+typedef struct em_engram_cache_model em_engram_cache_model;
+int em_engram_cache_model_new(uint64_t n_rows, em_engram_cache_model **ret_model);
+em_engram_cache_model *em_engram_cache_model_free(em_engram_cache_model *model); /* NULL is fine; returns NULL */
+bool em_engram_cache_model_ask(em_engram_cache_model *model, uint64_t key);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,10 +17,13 @@ static size_t bytes_per_row(size_t row_bytes)
     return row_bytes + sizeof(em_cache_entry) + 4 * sizeof(uint32_t); /* up to two buckets, each with a ghost */
 }
 
-int em_row_cache_open(em_row_cache *cache, size_t row_bytes, uint64_t bytes)
+uint64_t em_row_cache_rows(size_t row_bytes, uint64_t bytes)
 {
-    uint64_t n = bytes / bytes_per_row(row_bytes);
+    return bytes / bytes_per_row(row_bytes);
+}
 
+int em_row_cache_open(em_row_cache *cache, size_t row_bytes, uint64_t n)
+{
     memset(cache, 0, sizeof *cache);
     cache->row_bytes = row_bytes;
     cache->fresh = cache->kept = (em_cache_queue){NONE, NONE, 0};
@@ -34,11 +37,12 @@ int em_row_cache_open(em_row_cache *cache, size_t row_bytes, uint64_t bytes)
     cache->n_entries = (uint32_t)n;
     for (cache->n_buckets = 1; cache->n_buckets < cache->n_entries;)
         cache->n_buckets *= 2;
-    cache->rows = em_memory_alloc(&plain_memory, (size_t)cache->n_entries * row_bytes, EM_PAGES_HUGE);
+    if (row_bytes)
+        cache->rows = em_memory_alloc(&plain_memory, (size_t)cache->n_entries * row_bytes, EM_PAGES_HUGE);
     cache->entry = calloc(cache->n_entries, sizeof *cache->entry);
     cache->bucket = malloc(cache->n_buckets * sizeof *cache->bucket);
     cache->ghost = calloc(cache->n_buckets, sizeof *cache->ghost);
-    if (!cache->rows || !cache->entry || !cache->bucket || !cache->ghost) {
+    if ((row_bytes && !cache->rows) || !cache->entry || !cache->bucket || !cache->ghost) {
         em_row_cache_close(cache);
         return -ENOMEM;
     }
@@ -144,7 +148,8 @@ bool em_row_cache_get(em_row_cache *cache, uint64_t key, uint8_t *to)
     uint32_t i = find(cache, key);
     if (i != NONE) {
         cache->entry[i].n_uses += cache->entry[i].n_uses < MAX_USES;
-        memcpy(to, cache->rows + (size_t)i * cache->row_bytes, cache->row_bytes);
+        if (cache->row_bytes)
+            memcpy(to, cache->rows + (size_t)i * cache->row_bytes, cache->row_bytes);
     }
     pthread_mutex_unlock(&cache->lock);
     return i != NONE;
@@ -164,7 +169,8 @@ void em_row_cache_put(em_row_cache *cache, uint64_t key, const uint8_t *row)
         if (known)
             *ghost = 0;
         push(cache, known ? &cache->kept : &cache->fresh, i);
-        memcpy(cache->rows + (size_t)i * cache->row_bytes, row, cache->row_bytes);
+        if (cache->row_bytes)
+            memcpy(cache->rows + (size_t)i * cache->row_bytes, row, cache->row_bytes);
     }
     pthread_mutex_unlock(&cache->lock);
 }

@@ -35,12 +35,14 @@ typedef struct em_row_cache {
     em_cache_queue kept;
 } em_row_cache;
 
-/* As many rows as fit into `bytes`, books included. 0 or -ENOMEM. */
-int em_row_cache_open(em_row_cache *cache, size_t row_bytes, uint64_t bytes);
+/* How many rows fit into `bytes`, books included. */
+uint64_t em_row_cache_rows(size_t row_bytes, uint64_t bytes);
+/* A cache of so many rows; row_bytes 0: it keeps the keys alone. 0 or -ENOMEM. */
+int em_row_cache_open(em_row_cache *cache, size_t row_bytes, uint64_t n_rows);
 void em_row_cache_close(em_row_cache *cache);
 uint64_t em_row_cache_bytes(const em_row_cache *cache);
 
-/* Copies the row to `to` when it is there. */
+/* Copies the row to `to` when it is there (NULL where rows have no bytes). */
 bool em_row_cache_get(em_row_cache *cache, uint64_t key, uint8_t *to);
 void em_row_cache_put(em_row_cache *cache, uint64_t key, const uint8_t *row);
 

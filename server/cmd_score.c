@@ -8,18 +8,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "engine/base/buf.h"
-#include "engine/base/utf8.h"
 #include "server/commands.h"
 #include "server/event_list.h"
 #include "server/model_dir.h"
 #include "server/progress.h"
-
-#define READ_BYTES (32u << 10)       /* taken from the file at a time */
-#define MAX_UNCUT_BYTES (256u << 20) /* of a text without a place to cut it */
+#include "server/text_file.h"
 
 static const char usage[] =
     "Usage: engramd score [OPTIONS] FILE\n"
@@ -34,11 +28,8 @@ typedef struct scorer {
     em_event_list events;
     em_progress progress;
 
-    const char *name; /* of the file, for sentences */
-    FILE *file;
-    uint64_t size, taken; /* bytes of the file (0: unknown), those read */
-    em_buf text;          /* read, not tokenised yet */
-    em_ids ids;           /* tokenised, not scored yet */
+    em_text_file file;
+    em_ids ids; /* tokenised, not scored yet */
 
     uint64_t windows, tokens;
     double sum, low; /* of log-probabilities, and what rounding left over */
@@ -109,7 +100,7 @@ static int score_ids(scorer *s, bool at_end, em_error *err)
         size_t n = s->ids.n - at < window ? s->ids.n - at : window;
         r = score_window(s, s->ids.id + at, (int32_t)n, err);
         at += n;
-        em_progress_show(&s->progress, s->name, s->size ? (double)s->taken / (double)s->size : 0);
+        em_progress_show(&s->progress, s->file.name, em_text_file_done(&s->file));
     }
     memmove(s->ids.id, s->ids.id + at, (s->ids.n - at) * sizeof(*s->ids.id));
     s->ids.n -= at;
@@ -118,56 +109,34 @@ static int score_ids(scorer *s, bool at_end, em_error *err)
 
 /* --- the text ---------------------------------------------------------------------------------------------------- */
 
-static int read_more(scorer *s, bool *ret_at_end, em_error *err)
+static size_t cut(const void *engine, const char *text, size_t len)
 {
-    char *chunk = malloc(READ_BYTES);
-    if (!chunk)
-        return em_error_set(err, -ENOMEM, "out of memory");
-    size_t n = fread(chunk, 1, READ_BYTES, s->file);
-    int r = 0;
-    if (ferror(s->file))
-        r = em_error_set(err, -EIO, "cannot read %s: %s", s->name, strerror(errno));
-    else if (em_buf_append(&s->text, chunk, n) < 0)
-        r = em_error_set(err, -ENOMEM, "out of memory");
-    s->taken += n;
-    free(chunk);
-    if (r == 0)
-        *ret_at_end = n < READ_BYTES;
-    return r;
+    return em_engine_text_cut(engine, text, len);
 }
 
-/* Tokenises what can be: up to a place where the ids do not depend on what follows. */
-static int tokenize_some(scorer *s, bool at_end, em_error *err)
+static int tokenize_some(scorer *s, em_error *err)
 {
-    size_t n = at_end ? s->text.len : em_engine_text_cut(s->engine, s->text.data, s->text.len);
-    if (n == 0)
-        return at_end || s->text.len < MAX_UNCUT_BYTES
-                   ? 0
-                   : em_error_set(err, -E2BIG, "%s has no line break in %u MiB of text", s->name,
-                                  MAX_UNCUT_BYTES >> 20);
-    if (!em_utf8_valid(s->text.data, n))
-        return em_error_set(err, -EINVAL, "%s is not valid UTF-8", s->name);
-    int r = em_engine_tokenize(s->engine, s->text.data, n, true, 0, &s->ids);
+    const char *text;
+    size_t len;
+    int r = em_text_file_next(&s->file, cut, s->engine, &text, &len, err);
+    if (r < 0)
+        return r;
+    r = em_engine_tokenize(s->engine, text, len, true, 0, &s->ids);
     if (r == -ENOTSUP)
         return em_error_set(err, r, "the model has no tokenizer.json: its text cannot be scored");
-    if (r < 0)
-        return em_error_set(err, r, "cannot tokenize %s: %s", s->name, strerror(-r));
-    em_buf_consume(&s->text, n);
-    return 0;
+    return r < 0 ? em_error_set(err, r, "cannot tokenize %s: %s", s->file.name, strerror(-r)) : 0;
 }
 
 static int score_all(scorer *s, em_error *err)
 {
-    bool at_end = false;
     int r = s->info.add_bos ? em_ids_push(&s->ids, s->info.bos_id) : 0;
     if (r < 0)
         em_error_set(err, r, "out of memory");
-    while (r == 0 && !at_end) {
-        if ((r = read_more(s, &at_end, err)) == 0 && (r = tokenize_some(s, at_end, err)) == 0)
-            r = score_ids(s, at_end, err);
-    }
+    while (r == 0 && !s->file.at_end)
+        if ((r = tokenize_some(s, err)) == 0)
+            r = score_ids(s, s->file.at_end, err);
     if (r == 0 && s->tokens == 0)
-        r = em_error_set(err, -EINVAL, "%s has no token that follows another: there is nothing to score", s->name);
+        r = em_error_set(err, -EINVAL, "%s has no token that follows another: there is nothing to score", s->file.name);
     return r;
 }
 
@@ -190,19 +159,6 @@ static int print_result(const scorer *s, bool json, em_error *err)
     return 0;
 }
 
-static int open_file(scorer *s, const char *name, em_error *err)
-{
-    struct stat st;
-    bool is_stdin = strcmp(name, "-") == 0;
-    s->name = is_stdin ? "standard input" : name;
-    s->file = is_stdin ? stdin : fopen(name, "re");
-    if (!s->file)
-        return em_error_set(err, -errno, "cannot open %s: %s", name, strerror(errno));
-    if (fstat(fileno(s->file), &st) == 0 && S_ISREG(st.st_mode))
-        s->size = (uint64_t)st.st_size;
-    return 0;
-}
-
 static int score(const em_config *c, em_error *err)
 {
     char *model_dir = NULL;
@@ -210,7 +166,7 @@ static int score(const em_config *c, em_error *err)
     scorer s = {0};
     em_event_list_init(&s.events);
     em_progress_begin(&s.progress);
-    int r = open_file(&s, c->argument, err);
+    int r = em_text_file_open(&s.file, c->argument, err);
     if (r == 0 && (r = em_model_dir_find(c->model, &model_dir, err)) == 0) {
         em_config_engine_opts(c, model_dir, &opts);
         opts.max_seqs = 1;
@@ -228,10 +184,8 @@ static int score(const em_config *c, em_error *err)
         r = print_result(&s, c->json, err);
     em_engine_close(s.engine);
     em_event_list_done(&s.events);
-    em_buf_done(&s.text);
+    em_text_file_close(&s.file);
     em_ids_done(&s.ids);
-    if (s.file && s.file != stdin)
-        fclose(s.file);
     free(model_dir);
     return r;
 }

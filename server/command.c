@@ -27,6 +27,8 @@ static const char *command_name(em_command command)
     case EM_COMMAND_SCORE: return "score";
     case EM_COMMAND_BENCH: return "bench";
     case EM_COMMAND_PROBE: return "probe";
+    case EM_COMMAND_ENGRAM_INSPECT: return "engram inspect";
+    case EM_COMMAND_ENGRAM_TRACE: return "engram trace";
     }
     return "";
 }

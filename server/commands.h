@@ -12,6 +12,9 @@ int em_cmd_plan(int argc, char **argv, char **env);
 int em_cmd_score(int argc, char **argv, char **env);
 int em_cmd_bench(int argc, char **argv, char **env);
 int em_cmd_probe(int argc, char **argv, char **env);
+int em_cmd_engram(int argc, char **argv, char **env); /* inspect or trace */
+int em_cmd_engram_inspect(int argc, char **argv, char **env);
+int em_cmd_engram_trace(int argc, char **argv, char **env);
 
 /* What all commands begin with: --help, the configuration, the log. Returns the exit code, or -1 to go on. */
 int em_command_begin(em_command command, const char *usage, int argc, char **argv, char **env, em_config **ret_config);

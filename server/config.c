@@ -153,7 +153,7 @@ static int apply_flags(em_config *c, em_command command, int argc, char **argv, 
 {
     bool flags_ended = false;
     char where[80];
-    c->argument = NULL;
+    c->argument = c->second_argument = NULL;
     for (int i = 0; i < argc; i++) {
         const em_option *o = NULL;
         const char *value = NULL;
@@ -168,10 +168,12 @@ static int apply_flags(em_config *c, em_command command, int argc, char **argv, 
                 r = apply(c, o, value, EM_SOURCE_FLAG, where, err);
             if (r < 0)
                 return r;
-        } else if (c->argument) {
-            return em_error_set(err, -EINVAL, "one argument too many: \"%.200s\"", argv[i]);
-        } else {
+        } else if (!c->argument) {
             c->argument = argv[i];
+        } else if (command == EM_COMMAND_ENGRAM_TRACE && !c->second_argument) {
+            c->second_argument = argv[i];
+        } else {
+            return em_error_set(err, -EINVAL, "one argument too many: \"%.200s\"", argv[i]);
         }
     }
     return 0;

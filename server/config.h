@@ -23,6 +23,8 @@ typedef enum em_command {
     EM_COMMAND_SCORE = 8,
     EM_COMMAND_BENCH = 16,
     EM_COMMAND_PROBE = 32,
+    EM_COMMAND_ENGRAM_INSPECT = 64,
+    EM_COMMAND_ENGRAM_TRACE = 128,
 } em_command;
 
 typedef struct em_strings {
@@ -67,16 +69,18 @@ typedef struct em_config {
     int64_t top_k, seed;
     bool ignore_eos;
 
-    /* plan, score, bench */
+    /* plan, score, bench, engram */
     bool json;
     em_strings batch, context, prompt_tokens;
     uint64_t seconds; /* in nanoseconds */
     int64_t read_bytes;
+    char *svg;
 
     /* telling */
     char *log_format, *log_level, *config;
 
-    const char *argument;                  /* the one positional argument, borrowed from argv; NULL: none */
+    const char *argument;                  /* the positional argument, borrowed from argv; NULL: none */
+    const char *second_argument;           /* `engram trace` alone takes two; NULL: none */
     uint8_t source[EM_CONFIG_MAX_OPTIONS]; /* em_source of each option */
 } em_config;
 

@@ -12,6 +12,10 @@ static const char usage[] = "Usage: engramd COMMAND [OPTIONS] ...\n"
                             "  plan [MODEL_DIR]      say what serving a model takes, and whether it fits\n"
                             "  score FILE            say how well a model predicts a text\n"
                             "  bench [MODEL_DIR]     measure a model on this machine\n"
+                            "  engram inspect [MODEL_DIR]\n"
+                            "                        say what a model's Engram tables are\n"
+                            "  engram trace [MODEL_DIR] FILE\n"
+                            "                        say which of their rows a text touches\n"
                             "  probe [URL]           ask a server whether it is well\n"
                             "\n"
                             "engramd COMMAND --help lists the options of a command.\n"
@@ -21,8 +25,8 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv, char **env);
 } commands[] = {
-    {"serve", em_cmd_serve}, {"generate", em_cmd_generate}, {"plan", em_cmd_plan},
-    {"score", em_cmd_score}, {"bench", em_cmd_bench},       {"probe", em_cmd_probe},
+    {"serve", em_cmd_serve}, {"generate", em_cmd_generate}, {"plan", em_cmd_plan},   {"score", em_cmd_score},
+    {"bench", em_cmd_bench}, {"engram", em_cmd_engram},     {"probe", em_cmd_probe},
 };
 
 int main(int argc, char **argv)

@@ -16,21 +16,23 @@
 #define SCORE EM_COMMAND_SCORE
 #define BENCH EM_COMMAND_BENCH
 #define PROBE EM_COMMAND_PROBE
-#define MODEL (SERVE | GENERATE | PLAN | SCORE | BENCH) /* what opens one, or plans to */
-#define ALL (MODEL | PROBE)
+#define INSPECT EM_COMMAND_ENGRAM_INSPECT
+#define TRACE EM_COMMAND_ENGRAM_TRACE
+#define MODEL (SERVE | GENERATE | PLAN | SCORE | BENCH | INSPECT) /* what opens one, or plans to */
+#define ALL (MODEL | TRACE | PROBE)
 #define AT(field) offsetof(em_config, field)
 #define GIB(n) ((int64_t)(n) << 30)
 #define DAY INT64_C(86400)
 
 /* name, kind, commands, field, min, max, choices, default, value, help */
 const em_option em_options[] = {
-    {"model", EM_OPTION_TEXT, MODEL, AT(model), 0, 0, NULL, NULL, "DIR",
+    {"model", EM_OPTION_TEXT, MODEL | TRACE, AT(model), 0, 0, NULL, NULL, "DIR",
      "folder of the checkpoint; the one that comes with the program when absent"},
     {"served-model-name", EM_OPTION_LIST, SERVE, AT(served_model_name), 0, 0, NULL, NULL, "NAME",
      "names that requests may use, the first is the one answered; the folder's name when absent"},
     {"max-model-len", EM_OPTION_INT, MODEL, AT(max_model_len), 0, INT32_MAX, NULL, "0", "N",
      "longest prompt plus answer in tokens; 0: the model's"},
-    {"max-num-seqs", EM_OPTION_INT, SERVE | PLAN, AT(max_num_seqs), 1, 4096, NULL, "64", "N",
+    {"max-num-seqs", EM_OPTION_INT, SERVE | PLAN | INSPECT, AT(max_num_seqs), 1, 4096, NULL, "64", "N",
      "sequences that share a step"},
     {"max-num-batched-tokens", EM_OPTION_INT, MODEL, AT(max_num_batched_tokens), 1, 1 << 20, NULL, "512", "N",
      "tokens computed in one step"},
@@ -46,7 +48,7 @@ const em_option em_options[] = {
      "where the Engram tables are held"},
     {"engram-shared-dir", EM_OPTION_TEXT, MODEL, AT(engram_shared_dir), 0, 0, NULL, "/dev/shm", "DIR",
      "folder of the tables' one copy for all processes, with the shared tier"},
-    {"engram-cache-bytes", EM_OPTION_BYTES, MODEL, AT(engram_cache_bytes), 0, INT64_MAX, NULL, "256M", "BYTES",
+    {"engram-cache-bytes", EM_OPTION_BYTES, MODEL | TRACE, AT(engram_cache_bytes), 0, INT64_MAX, NULL, "256M", "BYTES",
      "memory for table rows read lately, with the nvme tier"},
     {"backend", EM_OPTION_CHOICE, MODEL, AT(backend), 0, 0, "auto|cpu|cuda", "auto", NULL,
      "what computes; auto: the GPU where one can be used, else the CPU"},
@@ -130,7 +132,8 @@ const em_option em_options[] = {
      "makes a draw repeatable; drawn when absent"},
     {"ignore-eos", EM_OPTION_BOOL, GENERATE, AT(ignore_eos), 0, 0, NULL, "false", NULL, "go on behind the end token"},
 
-    {"json", EM_OPTION_BOOL, PLAN | SCORE | BENCH, AT(json), 0, 0, NULL, "false", NULL, "print one JSON object"},
+    {"json", EM_OPTION_BOOL, PLAN | SCORE | BENCH | INSPECT | TRACE, AT(json), 0, 0, NULL, "false", NULL,
+     "print one JSON object"},
     {"batch", EM_OPTION_LIST, BENCH, AT(batch), 0, 0, NULL, "1,4,8,16,64", "N", "sequences in a decode step"},
     {"context", EM_OPTION_LIST, BENCH, AT(context), 0, 0, NULL, "128,4096,32768", "N",
      "tokens in front of a decode step; longer than the model are left out"},
@@ -139,6 +142,8 @@ const em_option em_options[] = {
     {"seconds", EM_OPTION_SECONDS, BENCH, AT(seconds), 0, 3600, NULL, "2", "S", "time for one figure"},
     {"read-bytes", EM_OPTION_BYTES, BENCH, AT(read_bytes), 1 << 20, GIB(1024), NULL, "2G", "BYTES",
      "buffer whose reading tells the machine's read rate; larger than every cache"},
+    {"svg", EM_OPTION_TEXT, TRACE, AT(svg), 0, 0, NULL, NULL, "FILE",
+     "write a plot of the shares that caches would find"},
 
     {"log-format", EM_OPTION_CHOICE, ALL, AT(log_format), 0, 0, "text|json", "text", NULL, "form of log lines"},
     {"log-level", EM_OPTION_CHOICE, ALL, AT(log_level), 0, 0, "debug|info|warning|error", "info", NULL,

@@ -18,13 +18,45 @@ static const char tail[] = "    if [[ $cur == -* ]]; then\n"
                            "}\n"
                            "complete -F _engramd engramd\n";
 
+/* Is this command the first whose name begins with that word? */
+static bool is_first(int command, size_t word_len)
+{
+    for (int i = 0; i < command; i++)
+        if (strncmp(manual_commands[i].name, manual_commands[command].name, word_len) == 0 &&
+            strcspn(manual_commands[i].name, " ") == word_len)
+            return false;
+    return true;
+}
+
 static void put_commands(em_buf *out)
 {
     em_buf_puts(out, "    if ((COMP_CWORD == 1)); then\n"
                      "        mapfile -t COMPREPLY < <(compgen -W \"");
-    for (int i = 0; i < manual_n_commands; i++)
-        em_buf_printf(out, "%s ", manual_commands[i].name);
+    for (int i = 0; i < manual_n_commands; i++) {
+        size_t len = strcspn(manual_commands[i].name, " ");
+        if (is_first(i, len))
+            em_buf_printf(out, "%.*s ", (int)len, manual_commands[i].name);
+    }
     em_buf_puts(out, "help --help --version\" -- \"$cur\")\n        return\n    fi\n");
+}
+
+/* The second word of a command that has two, and both as its name from then on. */
+static void put_second_words(em_buf *out)
+{
+    for (int i = 0; i < manual_n_commands; i++) {
+        const char *name = manual_commands[i].name;
+        size_t len = strcspn(name, " ");
+        if (!name[len] || !is_first(i, len))
+            continue;
+        em_buf_printf(out,
+                      "    if [[ $command == %.*s ]]; then\n        command=\"$command ${COMP_WORDS[2]-}\"\n"
+                      "        if ((COMP_CWORD == 2)); then\n            mapfile -t COMPREPLY < <(compgen -W \"",
+                      (int)len, name);
+        for (int k = i; k < manual_n_commands; k++)
+            if (strncmp(manual_commands[k].name, name, len + 1) == 0)
+                em_buf_printf(out, "%s ", manual_commands[k].name + len + 1);
+        em_buf_puts(out, "--help\" -- \"$cur\")\n            return\n        fi\n    fi\n");
+    }
 }
 
 /* The words behind a flag that takes one of a few. */
@@ -47,7 +79,7 @@ static void put_flags(em_buf *out)
 {
     em_buf_puts(out, "    case $command in\n");
     for (int c = 0; c < manual_n_commands; c++) {
-        em_buf_printf(out, "    %s) flags=\"", manual_commands[c].name);
+        em_buf_printf(out, "    \"%s\") flags=\"", manual_commands[c].name);
         const char *sep = "";
         for (int i = 0; i < em_n_options; i++)
             if (em_options[i].commands & (unsigned)manual_commands[c].bit) {
@@ -63,6 +95,7 @@ void manual_write_completion(em_buf *out)
 {
     em_buf_puts(out, head);
     put_commands(out);
+    put_second_words(out);
     put_choices(out);
     put_flags(out);
     em_buf_puts(out, tail);

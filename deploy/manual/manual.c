@@ -10,6 +10,8 @@ const manual_command manual_commands[] = {
     {EM_COMMAND_PLAN, "plan", "MODEL_DIR", "Say what serving a model takes, and whether it fits this machine."},
     {EM_COMMAND_SCORE, "score", "FILE", "Say how well a model predicts a text."},
     {EM_COMMAND_BENCH, "bench", "MODEL_DIR", "Measure a model on this machine."},
+    {EM_COMMAND_ENGRAM_INSPECT, "engram inspect", "MODEL_DIR", "Say what a model's Engram tables are."},
+    {EM_COMMAND_ENGRAM_TRACE, "engram trace", "FILE", "Say which rows of them a text touches."},
     {EM_COMMAND_PROBE, "probe", "URL", "Ask a server whether it is well: exit status 0 when it is."},
 };
 const int manual_n_commands = (int)(sizeof(manual_commands) / sizeof(manual_commands[0]));

@@ -15,8 +15,14 @@ static const struct {
     em_command bit;
     const char *name;
 } commands[] = {
-    {EM_COMMAND_SERVE, "serve"}, {EM_COMMAND_GENERATE, "generate"}, {EM_COMMAND_PLAN, "plan"},
-    {EM_COMMAND_SCORE, "score"}, {EM_COMMAND_BENCH, "bench"},       {EM_COMMAND_PROBE, "probe"},
+    {EM_COMMAND_SERVE, "serve"},
+    {EM_COMMAND_GENERATE, "generate"},
+    {EM_COMMAND_PLAN, "plan"},
+    {EM_COMMAND_SCORE, "score"},
+    {EM_COMMAND_BENCH, "bench"},
+    {EM_COMMAND_PROBE, "probe"},
+    {EM_COMMAND_ENGRAM_INSPECT, "engram inspect"},
+    {EM_COMMAND_ENGRAM_TRACE, "engram trace"},
 };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
