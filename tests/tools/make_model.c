@@ -11,7 +11,8 @@
 
 static const char usage[] =
     "usage: make-model [options] FOLDER\n"
-    "  --preset tiny|s|m     start from this size (default tiny: 0.9 MB; s: 27 MB; m: 2.0 GB)\n"
+    "  --preset tiny|s|m|l   start from this size (default tiny: 0.9 MB; s: 0.1 GB; m: 2 GB of weights and 4 GB of\n"
+    "                        tables; l: 8 and 8 GB). Memory does not grow with it\n"
     "  --random SEED         instead of a preset: a random tiny valid configuration\n"
     "  --seed N              of the weights and the tokenizer (default 1)\n"
     "  --dtype f32|bf16|released\n"
@@ -136,7 +137,7 @@ static void start(model_spec *s, const char *preset, const char *random)
     if (random) {
         model_spec_random(s, (uint64_t)number("--random", random));
     } else if (model_spec_preset(s, preset, 1) < 0) {
-        fprintf(stderr, "make-model: --preset must be tiny, s or m\n");
+        fprintf(stderr, "make-model: --preset must be tiny, s, m or l\n");
         exit(2);
     }
 }
@@ -181,7 +182,8 @@ int main(int argc, char **argv)
     }
     double seconds = (double)(em_now_ns() - t0) * 1e-9;
     char text[512];
-    printf("%s\n%d tensors, %.1f MB in %.2f s\n", model_spec_describe(&spec, text, sizeof(text)), info.n_tensors,
-           (double)info.bytes * 1e-6, seconds);
+    printf("%s\n%d tensors, %.1f MB in %.2f s; %.1f MB of them Engram tables\n",
+           model_spec_describe(&spec, text, sizeof(text)), info.n_tensors, (double)info.bytes * 1e-6, seconds,
+           (double)info.table_bytes * 1e-6);
     return 0;
 }

@@ -519,56 +519,87 @@ static int count_rows(model_spec *s, em_error *err)
     return r < 0 ? em_error_set(err, r, "Engram: %s", text) : 0;
 }
 
-static int write_texts(const char *dir, model_spec *s, em_model_config *ret_config, em_error *err)
+/* The folder's texts, which say what the spec leaves to be worked out. */
+typedef struct texts {
+    em_buf tokenizer, tokenizer_config, config;
+} texts;
+
+static void texts_done(texts *t)
 {
-    em_buf tokenizer = {0}, tokenizer_config = {0}, config = {0};
-    int r = 0;
-    if (s->tokenizer_size > 0) {
-        model_tokenizer_json(s->tokenizer_size, s->seed, &tokenizer);
-        model_tokenizer_config_json(s->add_bos, &tokenizer_config);
-        r = write_file(dir, "tokenizer.json", &tokenizer, err);
-        if (r == 0)
-            r = write_file(dir, "tokenizer_config.json", &tokenizer_config, err);
-        if (r == 0 && s->c.n_engram_layers > 0)
-            r = count_classes(&tokenizer, &s->c.engram_n_classes, err);
-    }
-    if (r == 0 && s->c.n_engram_layers > 0)
-        r = count_rows(s, err);
-    if (r == 0) {
-        model_config_json(s, &config);
-        r = write_file(dir, "config.json", &config, err);
-    }
-    if (r == 0) /* a spec that the loader would refuse ends here, with the loader's sentence */
-        r = em_model_config_parse(config.data, config.len, "the generated config.json", ret_config, err);
-    em_buf_done(&tokenizer);
-    em_buf_done(&tokenizer_config);
-    em_buf_done(&config);
-    return r;
+    em_buf_done(&t->tokenizer);
+    em_buf_done(&t->tokenizer_config);
+    em_buf_done(&t->config);
 }
 
-int model_write(const char *dir, const model_spec *spec, model_info *ret_info, em_error *err)
+static int make_texts(model_spec *s, texts *t, em_model_config *ret_config, em_error *err)
+{
+    int r = 0;
+    if (s->tokenizer_size > 0 && (s->tokenizer_size < MODEL_MIN_TOKENIZER || s->tokenizer_size > s->c.vocab_size))
+        return em_error_set(err, -EINVAL, "the tokenizer must have %d to %d (the vocabulary) ids, not %d",
+                            MODEL_MIN_TOKENIZER, s->c.vocab_size, s->tokenizer_size);
+    if (s->tokenizer_size == 0 && s->c.n_engram_layers > 0)
+        return em_error_set(err, -EINVAL, "a model with Engram needs a tokenizer");
+    if (s->tokenizer_size > 0) {
+        model_tokenizer_json(s->tokenizer_size, s->seed, &t->tokenizer);
+        model_tokenizer_config_json(s->add_bos, &t->tokenizer_config);
+    }
+    if (s->c.n_engram_layers > 0 && (r = count_classes(&t->tokenizer, &s->c.engram_n_classes, err)) == 0)
+        r = count_rows(s, err);
+    if (r < 0)
+        return r;
+    model_config_json(s, &t->config);
+    if (t->config.failed)
+        return em_error_set(err, -ENOMEM, "out of memory for config.json");
+    /* a spec that the loader would refuse ends here, with the loader's sentence */
+    return em_model_config_parse(t->config.data, t->config.len, "the generated config.json", ret_config, err);
+}
+
+static int write_texts(const char *dir, const texts *t, em_error *err)
+{
+    int r = 0;
+    if (t->tokenizer.len > 0 && (r = write_file(dir, "tokenizer.json", &t->tokenizer, err)) == 0)
+        r = write_file(dir, "tokenizer_config.json", &t->tokenizer_config, err);
+    return r == 0 ? write_file(dir, "config.json", &t->config, err) : r;
+}
+
+static int make_plan(plan *p, model_info *info, em_error *err)
+{
+    make_fp8_codes(p);
+    plan_model(p, &info->config);
+    if (p->failed)
+        return em_error_set(err, -ENOMEM, "out of memory for the list of tensors");
+    info->bytes = place(p);
+    info->n_tensors = p->n;
+    for (int32_t i = 0; i < p->n; i++)
+        info->table_bytes += strstr(p->t[i].name, ".engram.embed.") ? p->t[i].bytes : 0;
+    return 0;
+}
+
+/* dir NULL: nothing is written. */
+static int make_model(const char *dir, const model_spec *spec, model_info *ret_info, em_error *err)
 {
     model_spec s = *spec;
     model_info info = {0};
-    if (s.tokenizer_size > 0 && (s.tokenizer_size < MODEL_MIN_TOKENIZER || s.tokenizer_size > s.c.vocab_size))
-        return em_error_set(err, -EINVAL, "the tokenizer must have %d to %d (the vocabulary) ids, not %d",
-                            MODEL_MIN_TOKENIZER, s.c.vocab_size, s.tokenizer_size);
-    if (s.tokenizer_size == 0 && s.c.n_engram_layers > 0)
-        return em_error_set(err, -EINVAL, "a model with Engram needs a tokenizer");
-    int r = write_texts(dir, &s, &info.config, err);
-    if (r < 0)
-        return r;
+    texts t = {0};
     plan p = {.s = &s};
-    make_fp8_codes(&p);
-    plan_model(&p, &info.config);
-    r = p.failed ? em_error_set(err, -ENOMEM, "out of memory for the list of tensors") : 0;
-    if (r == 0) {
-        info.bytes = place(&p);
-        info.n_tensors = p.n;
+    int r = make_texts(&s, &t, &info.config, err);
+    if (r == 0)
+        r = make_plan(&p, &info, err);
+    if (r == 0 && dir && (r = write_texts(dir, &t, err)) == 0)
         r = write_weights(dir, &p, info.bytes, err);
-    }
+    texts_done(&t);
     free(p.t);
     if (r == 0 && ret_info)
         *ret_info = info;
     return r;
+}
+
+int model_measure(const model_spec *spec, model_info *ret_info, em_error *err)
+{
+    return make_model(NULL, spec, ret_info, err);
+}
+
+int model_write(const char *dir, const model_spec *spec, model_info *ret_info, em_error *err)
+{
+    return make_model(dir, spec, ret_info, err);
 }

@@ -49,10 +49,12 @@ typedef struct model_spec {
 typedef struct model_info {
     em_model_config config; /* as the program will read it */
     uint64_t bytes;         /* of all tensors */
+    uint64_t table_bytes;   /* of them, Engram tables */
     int32_t n_tensors;
 } model_info;
 
-/* "tiny": 6 layers, every feature, 0.9 MB; "s": 27 MB; "m": 2.0 GB, which no cache holds. -EINVAL: unknown. */
+/* "tiny": 6 layers, every feature, 0.9 MB; "s": 0.1 GB; "m": 2 GB of weights, which no cache holds, and 4 GB of tables;
+ * "l": 8 GB and 8 GB. -EINVAL: unknown. */
 int model_spec_preset(model_spec *spec, const char *name, uint64_t seed);
 
 /* A random tiny valid configuration over the whole space the loader accepts. */
@@ -64,7 +66,10 @@ void model_spec_schedule(model_spec *spec, int32_t n_layers);
 /* One line for logs: what a failing test must print. */
 const char *model_spec_describe(const model_spec *spec, char *buf, size_t cap);
 
-/* Writes the folder's files. ret_info may be NULL. */
+/* What writing would come to; nothing is written. */
+int model_measure(const model_spec *spec, model_info *ret_info, em_error *err);
+
+/* Writes the folder's files, a megabyte at a time: what is in memory does not grow with the model. ret_info may be NULL. */
 int model_write(const char *dir, const model_spec *spec, model_info *ret_info, em_error *err);
 
 /* --- parts ---------------------------------------------------------------------------------------------------- */

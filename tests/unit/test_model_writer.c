@@ -173,6 +173,31 @@ START_TEST(storage_details_do_not_change_the_weights)
 }
 END_TEST
 
+/* The sizes that benchmarks name, and that what is said without writing is what is written. */
+START_TEST(presets_have_their_sizes)
+{
+    static const struct {
+        const char *name;
+        double weights, tables; /* gigabytes */
+    } want[] = {{"s", 0.025, 0.07}, {"m", 2.0, 4.0}, {"l", 8.0, 8.0}};
+    model_spec spec;
+    model_info info, written;
+    for (size_t i = 0; i < sizeof(want) / sizeof(*want); i++) {
+        ck_assert_int_eq(model_spec_preset(&spec, want[i].name, 1), 0);
+        ck_assert_msg(model_measure(&spec, &info, &err) == 0, "%s", err.text);
+        double tables = (double)info.table_bytes * 1e-9, weights = (double)info.bytes * 1e-9 - tables;
+        ck_assert_double_eq_tol(weights / want[i].weights, 1, 0.1);
+        ck_assert_double_eq_tol(tables / want[i].tables, 1, 0.05);
+    }
+    make_dir();
+    ck_assert_int_eq(model_spec_preset(&spec, "tiny", 1), 0);
+    ck_assert_int_eq(model_measure(&spec, &info, &err), 0);
+    ck_assert_int_eq(model_write(dir, &spec, &written, &err), 0);
+    ck_assert_mem_eq(&info, &written, sizeof(info));
+    remove_dir();
+}
+END_TEST
+
 START_TEST(impossible_specs_are_refused)
 {
     model_spec spec;
@@ -195,6 +220,7 @@ int main(void)
     tcase_add_test(c, random_models_load);
     tcase_add_test(c, weights_keep_activations_near_one);
     tcase_add_test(c, storage_details_do_not_change_the_weights);
+    tcase_add_test(c, presets_have_their_sizes);
     tcase_add_test(c, impossible_specs_are_refused);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
