@@ -90,6 +90,7 @@ struct em_chat_parser {
     bool blank_given;          /* json_output: dropped text has left its blank */
     int32_t call;              /* number of the current call; -1 before the first */
     int32_t n_parameters;      /* begun in this call */
+    bool quoted, escaped;      /* inside a string of a JSON value, behind a backslash there */
     bool is_string;            /* the current parameter's value is text */
     em_buf arguments;          /* of this call, not given out yet */
     int64_t chars, cut, reasoning_end;
@@ -245,10 +246,21 @@ static void end_reasoning(em_chat_parser *p)
         p->reasoning_end = p->chars;
 }
 
+/* Content that the decoder keeps to a form: marks in it mean nothing. */
+static bool is_plain(const em_chat_mode *mode)
+{
+    return mode->bound && !mode->tool_calls;
+}
+
+static state content_state(const em_chat_mode *mode)
+{
+    return mode->json_output && !mode->bound ? JSON_BEFORE : CONTENT;
+}
+
 static void enter_content(em_chat_parser *p)
 {
     end_reasoning(p);
-    enter(p, p->rules->mode.json_output ? JSON_BEFORE : CONTENT);
+    enter(p, content_state(&p->rules->mode));
 }
 
 static void enter_calls(em_chat_parser *p)
@@ -295,7 +307,7 @@ static void take_mark(em_chat_parser *p, mark m, size_t len)
             enter_calls(p);
         } else {
             enter_content(p);
-            p->leading = true;
+            p->leading = !is_plain(&p->rules->mode);
         }
         break;
     case CONTENT:
@@ -353,12 +365,29 @@ static uint32_t step_stops(em_chat_parser *p, uint8_t byte)
     return longest;
 }
 
+/* A JSON value that is well formed for sure: its strings are told from what stands around them. */
+static void follow_quotes(em_chat_parser *p, char byte)
+{
+    if (!p->quoted)
+        p->quoted = byte == '"';
+    else if (p->escaped)
+        p->escaped = false;
+    else if (byte == '\\')
+        p->escaped = true;
+    else
+        p->quoted = byte != '"';
+    if (p->quoted)
+        memset(p->matched, 0, sizeof p->matched);
+}
+
 static mark step_marks(em_chat_parser *p, uint8_t byte)
 {
     uint32_t in = marks_in[p->state];
     mark complete = NO_MARK;
     if (!p->rules->mode.tool_calls)
         in &= ~BIT(MARK_OPEN);
+    if (p->state == CONTENT && is_plain(&p->rules->mode))
+        in = 0;
     for (int m = 0; m < N_MARKS; m++) {
         if (!(in & BIT(m)))
             continue;
@@ -391,7 +420,10 @@ static void take_text(em_chat_parser *p, char byte)
 {
     em_buf_append(&p->text, &byte, 1);
     uint32_t stop_len = step_stops(p, (uint8_t)byte);
-    mark m = step_marks(p, (uint8_t)byte);
+    bool json_value = p->state == PARAM_VALUE && !p->is_string && p->rules->mode.bound;
+    if (json_value)
+        follow_quotes(p, byte);
+    mark m = json_value && p->quoted ? NO_MARK : step_marks(p, (uint8_t)byte);
     if (stop_len) {
         stop(p, stop_len);
     } else if (m != NO_MARK) {
@@ -444,6 +476,7 @@ static void take_byte(em_chat_parser *p, char byte)
             break;
         if (p->is_string)
             em_buf_puts(&p->arguments, "\"");
+        p->quoted = p->escaped = false;
         enter(p, PARAM_VALUE);
         break;
     case JSON_AFTER: give_blank(p); break;
@@ -460,14 +493,14 @@ static void begin(em_chat_parser *p)
     bool reasoning = mode->stage == EM_STAGE_REASONING || mode->stage == EM_STAGE_REASONING_CONTINUATION;
     p->call = -1;
     p->cut = INT64_MAX;
-    p->leading = mode->stage == EM_STAGE_REASONING || mode->stage == EM_STAGE_CONTENT;
+    p->leading = mode->stage == EM_STAGE_REASONING || (mode->stage == EM_STAGE_CONTENT && !is_plain(mode));
     p->reasoning_end = reasoning && !mode->in_calls ? INT64_MAX : 0;
     if (mode->in_calls)
         p->state = CALLS;
     else if (reasoning)
         p->state = REASONING;
     else
-        p->state = mode->json_output ? JSON_BEFORE : CONTENT;
+        p->state = content_state(mode);
 }
 
 int em_chat_parser_new(const em_chat_rules *rules, em_chat_sink sink, em_chat_parser **ret_parser)

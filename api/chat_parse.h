@@ -27,6 +27,8 @@ typedef struct em_chat_mode {
     bool tool_calls;  /* call markup is parsed; else it is content */
     bool in_calls;    /* the prompt opened the block of calls */
     bool single_call; /* calls after the first are dropped */
+    bool bound;       /* the decoder keeps the answer to a form: without calls, content is given as it stands; in calls,
+                       * JSON values may spell marks in their strings */
     bool json_output; /* content is JSON, bare or in a code fence: text around it becomes one blank */
 } em_chat_mode;
 

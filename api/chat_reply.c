@@ -450,7 +450,7 @@ static int parse(const char *body, size_t len, const em_api_context *ctx, em_cal
     em_chat *c = NULL;
     int e = em_chat_parse(body, len, ctx, &c, err);
     if (!e)
-        e = em_chat_check_supported(c, err);
+        e = em_chat_bind(c, err);
     if (e) {
         em_chat_free(c);
         return e;
@@ -459,6 +459,7 @@ static int parse(const char *body, size_t len, const em_api_context *ctx, em_cal
     c->req = NULL;
     made->stream = c->stream;
     made->n = c->n;
+    made->form_param = c->rule.param;
     made->parsed = c;
     return 0;
 }

@@ -300,13 +300,12 @@ em_chat *em_chat_free(em_chat *c)
     return NULL;
 }
 
-int em_chat_check_supported(const em_chat *c, em_api_error *err)
+int em_chat_bind(em_chat *c, em_api_error *err)
 {
-    const char *param = c->rule.param;
-    if (c->rule.kind == EM_CONSTRAINT_NONE || c->rule.kind == EM_CONSTRAINT_CALL)
-        return 0;
-    return em_api_error_set(err, 400, "unsupported_parameter", param,
-                            "%s asks for something that this server cannot keep: leave it out", param);
+    bool reasons = c->mode.stage == EM_STAGE_REASONING || c->mode.stage == EM_STAGE_REASONING_CONTINUATION;
+    int r = em_constraint_source(&c->rule, reasons ? em_mark_spelling[EM_MARK_THINK_END] : "", &c->req->grammar, err);
+    c->mode.bound = c->req->grammar != NULL;
+    return r;
 }
 
 /* The conversation of a body of which only what makes the prompt is looked at. */

@@ -26,9 +26,9 @@ typedef struct em_chat {
 int em_chat_parse(const char *body, size_t len, const em_api_context *ctx, em_chat **ret_chat, em_api_error *err);
 em_chat *em_chat_free(em_chat *c); /* NULL is fine; returns NULL */
 
-/* Can the engine do what the request asks for? What is understood but cannot be kept is refused by name here and
- * nowhere else: -EINVAL with err filled. */
-int em_chat_check_supported(const em_chat *c, em_api_error *err);
+/* Binds the request to what the answer must look like, where it asks for a form: gives it the grammar's source, which
+ * the engine compiles, and tells the parser. -EINVAL with err filled: it cannot be kept to. */
+int em_chat_bind(em_chat *c, em_api_error *err);
 
 /* The prompt of a chat body as text with its marks, and as ids, for /tokenize: fields that do not touch it are passed
  * over. prompt: zero-initialised, em_chat_prompt_done frees. -EINVAL with err filled. */

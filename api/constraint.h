@@ -1,10 +1,13 @@
-/* What an answer must look like, as a chat request asks for it: a kind and its source text. The engine's grammars are
+/* What an answer must look like, as a request asks for it: a kind and its source text. The engine's grammars are
  * compiled from these. */
 #ifndef EM_API_CONSTRAINT_H
 #define EM_API_CONSTRAINT_H
 
 #include <stdbool.h>
 #include <stddef.h>
+
+#include "api/error.h"
+#include "engine/engine.h"
 
 typedef enum em_constraint_kind {
     EM_CONSTRAINT_NONE,
@@ -22,5 +25,9 @@ typedef struct em_constraint {
     size_t len;
     const char *param; /* static: the field that asked for it */
 } em_constraint;
+
+/* The source of its grammar, malloc'd; NULL where nothing is to be kept to. after: a mark that ends what comes before the
+ * answer; empty: nothing does. -EINVAL with err filled. */
+int em_constraint_source(const em_constraint *c, const char *after, em_grammar_source **ret_source, em_api_error *err);
 
 #endif

@@ -18,8 +18,9 @@ typedef struct em_call {
     const struct em_endpoint *endpoint;
     em_request *req; /* set to NULL when the engine has taken it */
     bool stream;
-    int32_t n;    /* samples of each prompt, as req->n */
-    void *parsed; /* the endpoint's own: what was asked, and the answer being made */
+    int32_t n;              /* samples of each prompt, as req->n */
+    const char *form_param; /* static: the field that asked for the form of req->grammar; NULL: none did */
+    void *parsed;           /* the endpoint's own: what was asked, and the answer being made */
     void *reply;
 } em_call;
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/engine_open.h"
+#include "engine/grammar_compiler.h"
 #include "engine/request.h"
 #include "engine/request_queue.h"
 #include "engine/step.h"
@@ -26,6 +27,8 @@ struct em_engine {
     em_seq_rules rules;
     em_request_queue *queue;
     em_stepper *stepper;
+    em_grammar_vocab *vocab;       /* NULL without a tokenizer */
+    em_grammar_compiler *compiler; /* likewise */
     pthread_t thread;
     bool started;
 };
@@ -181,6 +184,45 @@ static void fill_info(em_engine *e)
     };
 }
 
+/* Special tokens put no text into an answer, so they can have no place in a grammar; other added ones are text. */
+static int make_vocab(const em_engine *e, em_grammar_vocab **ret_vocab)
+{
+    uint32_t n = (uint32_t)e->info.vocab_size;
+    em_grammar_token *tokens = calloc(n, sizeof(*tokens));
+    if (!tokens)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t id = (int32_t)i;
+        size_t len = 0;
+        tokens[i].kind = EM_GRAMMAR_TOKEN_NEVER;
+        if (id == e->info.eos_id) {
+            tokens[i].kind = EM_GRAMMAR_TOKEN_END;
+        } else if (id < em_tokenizer_size(e->tok) && !em_tokenizer_is_special(e->tok, id)) {
+            tokens[i].bytes = em_tokenizer_bytes(e->tok, id, &len);
+            tokens[i].n_bytes = len <= EM_GRAMMAR_MAX_TOKEN_BYTES ? (uint32_t)len : 0;
+            tokens[i].kind = EM_GRAMMAR_TOKEN_TEXT;
+        }
+    }
+    int rc = em_grammar_vocab_new(tokens, n, ret_vocab);
+    free(tokens);
+    return rc;
+}
+
+static void on_compiled(void *ctx)
+{
+    em_request_queue_compiled(((em_engine *)ctx)->queue);
+}
+
+static int open_compiler(em_engine *e, em_error *err)
+{
+    if (!e->tok)
+        return 0;
+    int rc = make_vocab(e, &e->vocab);
+    if (!rc)
+        rc = em_grammar_compiler_new(e->vocab, on_compiled, e, &e->compiler);
+    return rc ? em_error_set(err, rc, "the compiler of grammars cannot be started: %s.", strerror(-rc)) : 0;
+}
+
 static void *step_thread(void *arg)
 {
     em_stepper_run(arg);
@@ -221,7 +263,9 @@ int em_engine_over(em_model *model, const em_engine_opts *opts, em_engine **ret_
                      e->info.max_seqs);
         goto fail;
     }
-    rc = start_thread(e, err);
+    rc = open_compiler(e, err);
+    if (!rc)
+        rc = start_thread(e, err);
     if (rc)
         goto fail;
     *ret_engine = e;
@@ -250,6 +294,8 @@ em_engine *em_engine_close(em_engine *e)
         pthread_join(e->thread, NULL);
     }
     em_stepper_free(e->stepper);
+    em_grammar_compiler_free(e->compiler);
+    em_grammar_vocab_free(e->vocab);
     em_request_queue_free(e->queue);
     em_model_close(e->model);
     free(e);
@@ -311,10 +357,18 @@ int em_engine_submit(em_engine *e, em_request *r, em_sink sink, uint64_t *ret_id
         rc = check_fits(e, r, err);
     if (rc)
         return rc;
-    em_live *live;
-    rc = em_live_new(r, sink, &e->rules, &live);
-    if (rc)
-        return em_error_set(err, rc, "there is no memory for the request: try again later.");
+    em_grammar_order *order = NULL;
+    em_live *live = NULL;
+    if (r->grammar)
+        rc = em_grammar_compiler_ask(e->compiler, r->grammar, &order);
+    if (!rc)
+        rc = em_live_new(r, sink, &e->rules, &live);
+    if (rc) {
+        em_grammar_order_unref(order);
+        return rc == -EBUSY ? em_error_set(err, -EAGAIN, "too many grammars wait to be compiled: try again later.")
+                            : em_error_set(err, rc, "there is no memory for the request: try again later.");
+    }
+    live->order = order;
     rc = em_request_queue_push(e->queue, live, ret_id);
     if (!rc)
         return 0;
@@ -352,9 +406,25 @@ uint64_t em_engine_heartbeat_ns(em_engine *e)
     return stats.heartbeat_ns;
 }
 
+static void fill_grammar_stats(em_grammar_compiler *c, em_engine_stats *stats)
+{
+    em_grammar_stats g;
+    em_grammar_compiler_get_stats(c, &g);
+    stats->grammars_asked = g.asked;
+    stats->grammars_found = g.found;
+    stats->grammars_compiled = g.compiled;
+    stats->grammars_failed = g.failed;
+    stats->grammar_compile_ns = g.compile_ns;
+    stats->grammars_waiting = g.waiting;
+    stats->grammars_kept = g.kept;
+    stats->grammar_bytes = g.kept_bytes;
+}
+
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats)
 {
     em_request_queue_get_stats(e->queue, ret_stats);
+    if (e->compiler)
+        fill_grammar_stats(e->compiler, ret_stats);
     em_engram *engram = em_model_engram(e->model);
     if (!engram)
         return;

@@ -18,6 +18,7 @@
 
 #include "engine/base/error.h"
 #include "engine/bench.h" /* em_engine_bench */
+#include "engine/grammar/source.h"
 #include "engine/histogram.h"
 #include "engine/inspect.h" /* em_engine_inspect */
 #include "engine/plan.h"    /* em_engine_plan */
@@ -124,13 +125,14 @@ typedef struct em_request {
     char *cache_salt; /* malloc'd, not terminated; NULL with length 0: none. Prompts share computed state only with
                            * prompts of equal salt */
     size_t cache_salt_len;
+    em_grammar_source *grammar; /* what each answer must look like, as one malloc'd block; NULL: anything */
 } em_request;
 
 em_request *em_request_free(em_request *r); /* NULL and half-built are fine; returns NULL */
 
 typedef enum em_finish {
     EM_FINISH_NONE,    /* still running */
-    EM_FINISH_STOP,    /* EOS, a stop string, em_engine_stop_choice */
+    EM_FINISH_STOP,    /* EOS, a stop string, em_engine_stop_choice; with a grammar: the answer is complete */
     EM_FINISH_LENGTH,  /* max_tokens or the model's length */
     EM_FINISH_CANCEL,  /* em_engine_cancel or close */
     EM_FINISH_TIMEOUT, /* deadline_ns */
@@ -149,6 +151,7 @@ typedef struct em_event_token {
 } em_event_token;
 
 typedef enum em_event_kind {
+    EM_EVENT_READY,  /* the request's grammar is compiled and kept to: comes first, and only with a grammar */
     EM_EVENT_PROMPT, /* prompt logprobs of a choice: tokens are the prompt's; comes before any text */
     EM_EVENT_TEXT,   /* newly released text and tokens of a choice, perhaps with its finish */
 } em_event_kind;
@@ -169,6 +172,7 @@ typedef struct em_event {
     int32_t completion_tokens; /* of this choice so far, EOS and stop tokens included */
     int32_t cached_tokens;     /* of the prompt, taken from the prefix cache */
     const char *error;         /* EM_FINISH_ERROR: one sentence; else NULL */
+    bool refused;              /* EM_FINISH_ERROR: the request's grammar cannot be kept to; nothing was generated */
 } em_event;
 void em_event_free(em_event *ev);
 
@@ -180,7 +184,11 @@ typedef struct em_sink {
     void *ctx;                      /* must live until the event with `last` */
 } em_sink;
 
-/* 0: the engine owns r, *ret_id names it. Otherwise the caller still owns r: -EBUSY the queue is full, -ESHUTDOWN draining or
+/* A grammar is compiled on a thread of its own; meanwhile the request waits like any other: it can be cancelled, counts
+ * as waiting, and its deadline runs. What is wrong with the grammar comes as its last event, `refused`.
+ *
+ * 0: the engine owns r, *ret_id names it. Otherwise the caller still owns r: -EBUSY the queue is full, -EAGAIN too many grammars
+ * wait to be compiled, -ESHUTDOWN draining or
  * closing, -EINVAL a field breaks the rules above (err says which), -E2BIG a prompt can never fit the KV cache. */
 int em_engine_submit(em_engine *e, em_request *r, em_sink sink, uint64_t *ret_id, em_error *err);
 
@@ -230,6 +238,11 @@ typedef struct em_engine_stats {
     double tokens_per_s;                  /* computed in recent steps, prompts' and answers' */
     em_latencies latencies;
     uint64_t engram_tokens, engram_rows, engram_bytes, engram_waits, engram_wait_ns, engram_lead_ns;
+    uint64_t grammars_asked, grammars_found; /* requests with a grammar; those for which it was there, or under way */
+    uint64_t grammars_compiled, grammars_failed, grammar_compile_ns;
+    int32_t grammars_waiting; /* for the compiler */
+    int32_t grammars_kept;
+    uint64_t grammar_bytes;                             /* of those kept, with their masks */
     uint64_t engram_table_bytes, engram_resident_bytes; /* resident: a sample of the pages tells, within milliseconds */
 } em_engine_stats;
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats);

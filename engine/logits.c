@@ -84,9 +84,13 @@ static void ban(em_logit_editor *ed, const em_logit_bans *bans)
     for (int32_t i = 0; i < bans->n_id; i++)
         if (bans->id[i] >= 0 && bans->id[i] < ed->vocab_size)
             ed->logits[bans->id[i]] = -INFINITY;
-    for (int32_t i = 0; bans->mask && i < ed->vocab_size; i++)
-        if (!(bans->mask[i / 64] >> (i % 64) & 1))
-            ed->logits[i] = -INFINITY;
+    for (int32_t from = 0; bans->mask && from < ed->vocab_size; from += 64) {
+        uint64_t word = bans->mask[from / 64];
+        int32_t n = ed->vocab_size - from < 64 ? ed->vocab_size - from : 64;
+        for (int32_t i = 0; word != UINT64_MAX && i < n; i++)
+            if (!(word >> i & 1))
+                ed->logits[from + i] = -INFINITY;
+    }
 }
 
 const float *em_logits_edit(em_logit_editor *ed, const float *logits, const em_logit_rules *rules,

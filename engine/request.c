@@ -96,6 +96,8 @@ int em_request_check(const em_request *r, const em_engine_info *info, em_error *
     if (r->prompt_logprobs && r->logprobs < 0)
         return em_error_set(err, -EINVAL,
                             "prompt logprobs were asked for without logprobs: set logprobs to 0 or more.");
+    if (r->grammar && !info->has_tokenizer)
+        return em_error_set(err, -EINVAL, "a grammar needs a tokenizer, and this model has none: leave it out.");
     if (r->cache_salt_len > EM_REQUEST_MAX_SALT_BYTES || (r->cache_salt_len && !r->cache_salt))
         return em_error_set(err, -EINVAL, "cache_salt has %zu bytes: at most %d are allowed.", r->cache_salt_len,
                             EM_REQUEST_MAX_SALT_BYTES);
@@ -139,6 +141,7 @@ em_request *em_request_free(em_request *r)
     free(r->cache_salt);
     free(r->logits.bias);
     free(r->stop_ids);
+    free(r->grammar);
     free(r);
     return NULL;
 }

@@ -19,7 +19,7 @@ struct em_request_queue {
     em_live *head, *tail; /* arrivals the step thread has not seen */
     int32_t n_arrived;    /* their choices */
     int32_t n_waiting;    /* requests with a choice not let in yet, arrivals included */
-    bool cancels, draining, closing;
+    bool cancels, compiled, draining, closing;
 
     uint64_t next_id;
     em_live *bucket[N_BUCKETS]; /* accepted requests that have not ended, by id */
@@ -134,6 +134,14 @@ void em_request_queue_stop_choice(em_request_queue *q, uint64_t id, int32_t choi
     pthread_mutex_unlock(&q->lock);
 }
 
+void em_request_queue_compiled(em_request_queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->compiled = true;
+    pthread_cond_signal(&q->changed);
+    pthread_mutex_unlock(&q->lock);
+}
+
 int32_t em_request_queue_wait_s(em_request_queue *q)
 {
     pthread_mutex_lock(&q->lock);
@@ -174,7 +182,7 @@ void em_request_queue_get_stats(em_request_queue *q, em_engine_stats *ret_stats)
 
 static bool has_news(const em_request_queue *q)
 {
-    return q->head || q->cancels || q->closing;
+    return q->head || q->cancels || q->compiled || q->closing;
 }
 
 void em_request_queue_take(em_request_queue *q, uint64_t wait_ns, em_news *ret_news)
@@ -186,12 +194,12 @@ void em_request_queue_take(em_request_queue *q, uint64_t wait_ns, em_news *ret_n
         if (pthread_cond_timedwait(&q->changed, &q->lock, &until) == ETIMEDOUT)
             break;
     }
-    *ret_news = (em_news){.arrived = q->head, .cancels = q->cancels, .closing = q->closing};
+    *ret_news = (em_news){.arrived = q->head, .compiled = q->compiled, .cancels = q->cancels, .closing = q->closing};
     /* their choices stay visible as waiting until the step thread publishes its own count */
     q->stats.waiting += q->n_arrived;
     q->n_arrived = 0;
     q->head = q->tail = NULL;
-    q->cancels = false;
+    q->cancels = q->compiled = false;
     q->stats.heartbeat_ns = em_now_ns();
     pthread_mutex_unlock(&q->lock);
 }

@@ -26,6 +26,8 @@ em_request_queue *em_request_queue_free(em_request_queue *q); /* NULL is fine; r
 int em_request_queue_push(em_request_queue *q, em_live *live, uint64_t *ret_id);
 void em_request_queue_cancel(em_request_queue *q, uint64_t id);
 void em_request_queue_stop_choice(em_request_queue *q, uint64_t id, int32_t choice);
+/* A grammar that a request waits for may be ready. */
+void em_request_queue_compiled(em_request_queue *q);
 /* Seconds, at least 1, until what waits now is served at the recent rate. */
 int32_t em_request_queue_wait_s(em_request_queue *q);
 void em_request_queue_drain(em_request_queue *q);
@@ -37,6 +39,7 @@ void em_request_queue_get_stats(em_request_queue *q, em_engine_stats *ret_stats)
 
 typedef struct em_news {
     em_live *arrived; /* in order of arrival, linked by next */
+    bool compiled;    /* some grammar has become ready since the last call */
     bool cancels;     /* some request's `cancelled` or `stops` was set since the last call */
     bool closing;     /* everything is to end now */
 } em_news;

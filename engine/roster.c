@@ -140,7 +140,7 @@ static void push_draft(em_roster *ro, em_seq *seq, em_event *draft)
         leave(ro, seq, ev->finish);
 }
 
-static void tell(em_roster *ro, em_seq *seq, const char *error)
+static void tell_with(em_roster *ro, em_seq *seq, const char *error, bool refused)
 {
     em_event draft;
     if (em_seq_scored(seq)) {
@@ -152,8 +152,14 @@ static void tell(em_roster *ro, em_seq *seq, const char *error)
     }
     if (em_seq_text_draft(seq, &draft)) {
         draft.error = error;
+        draft.refused = refused;
         push_draft(ro, seq, &draft);
     }
+}
+
+static void tell(em_roster *ro, em_seq *seq, const char *error)
+{
+    tell_with(ro, seq, error, false);
 }
 
 void em_roster_tell(em_roster *ro, em_seq *seq)
@@ -249,6 +255,71 @@ static void accept_seq(em_roster *ro, em_seq *seq)
         queue_up(ro, seq);
 }
 
+/* Ends all choices of a request that cannot be kept to. */
+static void refuse(em_roster *ro, em_live *live, const char *error)
+{
+    for (int32_t i = 0; i < live->n_seqs; i++) {
+        if (live->seqs[i].state == EM_SEQ_FINISHED)
+            continue;
+        em_seq_end(&live->seqs[i], EM_FINISH_ERROR);
+        tell_with(ro, &live->seqs[i], error, true);
+    }
+}
+
+/* Is there a grammar, and room for the shortest answer? Else err says what to do. */
+static bool can_keep_to(const em_live *live, em_error *err)
+{
+    uint32_t shortest = em_grammar_order_shortest(live->order);
+    if (!em_grammar_order_get(live->order)) {
+        em_error_set(err, -EINVAL, "%s", em_grammar_order_error(live->order));
+        return false;
+    }
+    for (int32_t i = 0; i < live->n_seqs; i++) {
+        const em_seq *seq = &live->seqs[i];
+        if (shortest <= (uint32_t)seq->max_new)
+            continue;
+        if (shortest == UINT32_MAX)
+            em_error_set(err, -EINVAL, "the shortest answer of this form cannot be written with the model's tokens.");
+        else
+            em_error_set(err, -EINVAL,
+                         "the shortest answer of this form has %u tokens, but there is room for %d behind the prompt: "
+                         "raise max_tokens, or shorten the prompt.",
+                         shortest, seq->max_new);
+        return false;
+    }
+    return true;
+}
+
+/* Its grammar is ready. Should there be no memory for the event, the first piece of text says as much. */
+static void begin_kept(em_roster *ro, em_live *live)
+{
+    em_error err;
+    if (!can_keep_to(live, &err)) {
+        refuse(ro, live, err.text);
+        return;
+    }
+    em_event *ev = em_event_new(&(em_event){.kind = EM_EVENT_READY});
+    if (ev)
+        output_push(ro, live, ev);
+    for (int32_t i = 0; i < live->n_seqs; i++)
+        if (live->seqs[i].state != EM_SEQ_FINISHED)
+            accept_seq(ro, &live->seqs[i]);
+}
+
+int32_t em_roster_take_compiled(em_roster *ro)
+{
+    int32_t n = 0;
+    for (em_live *live = ro->lives; live; live = live->next_live) {
+        if (!live->compiling || !em_grammar_order_ready(live->order))
+            continue;
+        live->compiling = false;
+        if (live->n_open)
+            begin_kept(ro, live);
+        n++;
+    }
+    return n;
+}
+
 void em_roster_accept(em_roster *ro, em_live *live)
 {
     live->prev_live = NULL;
@@ -265,7 +336,10 @@ void em_roster_accept(em_roster *ro, em_live *live)
         live->seqs[i].serial = ro->next_serial++;
         live->seqs[i].client = client;
     }
-    for (int32_t i = 0; i < live->n_seqs; i++)
+    live->compiling = live->order && !em_grammar_order_ready(live->order);
+    if (live->order && !live->compiling)
+        begin_kept(ro, live);
+    for (int32_t i = 0; i < live->n_seqs && !live->order; i++)
         accept_seq(ro, &live->seqs[i]);
 }
 

@@ -36,8 +36,12 @@ typedef struct em_roster {
 int em_roster_init(em_roster *ro, em_model *model, const em_seq_rules *rules, int32_t max_seqs, bool share);
 void em_roster_done(em_roster *ro); /* everything must have ended and been delivered */
 
-/* A new request: its choices wait in order. Those with nothing to compute end at once. */
+/* A new request: its choices wait in order, first for its grammar if that is not ready. Those with nothing to compute
+ * end at once. */
 void em_roster_accept(em_roster *ro, em_live *live);
+/* Requests whose grammar has become ready: their choices wait as others do, or the request is refused. Returns how many
+ * requests that were. */
+int32_t em_roster_take_compiled(em_roster *ro);
 /* Ends what was cancelled or stopped (look_at_flags) and what is past its deadline; returns how many sequences ended. */
 int32_t em_roster_end_due(em_roster *ro, bool look_at_flags, uint64_t now_ns);
 /* Ends all there is. */

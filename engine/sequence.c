@@ -62,6 +62,7 @@ em_live *em_live_free(em_live *live)
         live->out_head = ev->next;
         em_event_free(ev);
     }
+    em_grammar_order_unref(live->order);
     em_request_free(live->request);
     free(live->fresh_client);
     free(live);
@@ -125,6 +126,8 @@ int em_seq_start(em_seq *seq, const em_seq_rules *rules)
         rc = em_detok_new(r->stops, r->n_stops, &seq->detok);
     if (!rc && seq->max_new)
         rc = grow_held(seq, FIRST_HELD);
+    if (!rc && seq->live->order)
+        rc = em_guide_new(em_grammar_order_get(seq->live->order), &seq->guide);
     if (!rc && r->prompt_logprobs)
         rc = start_scores(seq);
     return rc; /* on failure em_seq_done frees */
@@ -143,6 +146,7 @@ void em_seq_done(em_seq *seq)
 {
     em_seq_drop_scores(seq);
     seq->detok = em_detok_free(seq->detok);
+    seq->guide = em_guide_free(seq->guide);
     free(seq->ids);
     free(seq->held);
     free(seq->held_top);
@@ -274,10 +278,12 @@ int em_seq_push(em_seq *seq, const em_draw *draw, const em_seq_rules *rules)
     }
     if (em_request_stops_at(seq->live->request, draw->id, rules->eos_id))
         stopped = true;
+    if (seq->guide && em_guide_final(seq->guide))
+        stopped = true;
     if (stopped)
         return em_seq_end(seq, EM_FINISH_STOP);
     if (seq->n_ids - seq->prompt->n_ids == seq->max_new)
-        return em_seq_end(seq, EM_FINISH_LENGTH);
+        return em_seq_end(seq, seq->guide && em_guide_complete(seq->guide) ? EM_FINISH_STOP : EM_FINISH_LENGTH);
     return 0;
 }
 

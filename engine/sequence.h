@@ -10,6 +10,8 @@
 
 #include "engine/detok.h"
 #include "engine/engine.h"
+#include "engine/grammar_compiler.h"
+#include "engine/guide.h"
 #include "engine/kv_cache.h"
 #include "engine/latency.h"
 #include "engine/tokenizer.h"
@@ -55,6 +57,8 @@ typedef struct em_seq {
     int32_t n_counted;      /* prompt tokens that are in the statistics */
     em_moments moments;
 
+    em_guide *guide; /* NULL: the answer may be anything */
+
     /* prompt logprobs, until their event is made */
     em_event_token *scores;    /* [n_prompt] or NULL */
     em_top_logprob *score_top; /* [n_prompt, n_top] */
@@ -86,6 +90,8 @@ typedef struct em_live {
     uint64_t id;
     em_request *request;
     em_sink sink;
+    em_grammar_order *order;        /* of the request's grammar; NULL: it has none */
+    bool compiling;                 /* its choices wait for the order */
     em_client *fresh_client;        /* should its client not be known yet */
     int32_t n_seqs, n_open;         /* choices; those not finished */
     int32_t n_waiting;              /* choices not let in yet */
@@ -143,7 +149,8 @@ typedef struct em_draw {
     em_top_logprob top[EM_MAX_LOGPROBS];
 } em_draw;
 
-/* Appends a token: feeds its text, sets finish when the answer is complete. -ENOMEM. */
+/* Appends a token: feeds its text, sets finish when the answer is complete; with a grammar that is when nothing may
+ * follow, and an answer that is complete when its tokens run out ends with STOP. -ENOMEM. */
 int em_seq_push(em_seq *seq, const em_draw *draw, const em_seq_rules *rules);
 /* Ends the text (held parts are released) and sets finish; a stop string that completes only here turns LENGTH into
  * STOP. -ENOMEM: the very end of the text is lost. */

@@ -32,7 +32,8 @@ struct em_stepper {
     em_roster roster;
     em_sampler *sampler;
     em_logit_editor *editor;
-    float *logits; /* [max_logits, vocab_size] */
+    float *logits;  /* [max_logits, vocab_size] */
+    uint64_t *mask; /* [(vocab_size + 63) / 64] what a grammar allows next */
     int32_t max_logits;
     em_batch_save *saves; /* [max_saves] of one step, run by run */
     int32_t max_saves;
@@ -68,6 +69,7 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
     s->max_saves = em_model_max_batch_tokens(model) / em_kv_cache_block_tokens(em_model_kv_cache(model)) + max_seqs;
     s->saves = calloc((size_t)s->max_saves, sizeof(*s->saves));
     s->logits = malloc((size_t)s->max_logits * (size_t)rules->vocab_size * sizeof(*s->logits));
+    s->mask = calloc(((size_t)rules->vocab_size + 63) / 64, sizeof(*s->mask));
     s->sched = calloc(n, sizeof(*s->sched));
     s->plan.runs = calloc(n, sizeof(*s->plan.runs));
     s->plan.put_back = calloc(n, sizeof(*s->plan.put_back));
@@ -76,9 +78,10 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
     s->next_run = calloc(n, sizeof(*s->next_run));
     s->batch.seqs = calloc(n, sizeof(*s->batch.seqs));
     s->run = calloc(n, sizeof(*s->run));
-    if (!s->saves || !s->logits || !s->sched || !s->plan.runs || !s->plan.put_back || !s->plan.order || !s->put_back ||
-        !s->next_run || !s->batch.seqs || !s->run || em_roster_init(&s->roster, model, rules, max_seqs, share) ||
-        em_sampler_new(rules->vocab_size, &s->sampler) || em_logit_editor_new(rules->vocab_size, &s->editor)) {
+    if (!s->saves || !s->logits || !s->mask || !s->sched || !s->plan.runs || !s->plan.put_back || !s->plan.order ||
+        !s->put_back || !s->next_run || !s->batch.seqs || !s->run ||
+        em_roster_init(&s->roster, model, rules, max_seqs, share) || em_sampler_new(rules->vocab_size, &s->sampler) ||
+        em_logit_editor_new(rules->vocab_size, &s->editor)) {
         em_stepper_free(s);
         return -ENOMEM;
     }
@@ -96,6 +99,7 @@ em_stepper *em_stepper_free(em_stepper *s)
     em_logit_editor_free(s->editor);
     free(s->logits);
     free(s->saves);
+    free(s->mask);
     free(s->sched);
     free(s->plan.runs);
     free(s->plan.put_back);
@@ -299,29 +303,53 @@ static int score(em_stepper *s, em_seq *seq, const float *logits, int32_t p)
     return 0;
 }
 
-/* The logits as the request wants them for drawing; mostly they are left as they are. */
-static const float *edit(em_stepper *s, const em_seq *seq, const float *logits)
+/* Tokens that may not come now; banned has room for EM_MAX_STOP_TOKEN_IDS + 1. An EOS that counts for nothing would
+ * end the text of a grammar, so there it may not come while anything else can. */
+static em_logit_bans list_bans(const em_stepper *s, const em_seq *seq, int32_t *banned)
 {
     const em_request *r = seq->live->request;
-    int32_t banned[EM_MAX_STOP_TOKEN_IDS + 1], n_prompt = seq->prompt->n_ids;
     em_logit_bans bans = {.id = banned};
-    if (seq->n_ids - n_prompt < r->min_tokens) {
-        for (int32_t i = 0; i < r->n_stop_ids; i++)
-            banned[bans.n_id++] = r->stop_ids[i];
-        if (!r->ignore_eos)
-            banned[bans.n_id++] = s->roster.rules.eos_id;
-    }
-    if (em_logits_untouched(&r->logits, &bans))
-        return logits;
-    return em_logits_edit(s->editor, logits, &r->logits, &bans, seq->ids, n_prompt, seq->n_ids);
+    bool early = seq->n_ids - seq->prompt->n_ids < r->min_tokens;
+    for (int32_t i = 0; early && i < r->n_stop_ids; i++)
+        banned[bans.n_id++] = r->stop_ids[i];
+    if (r->ignore_eos ? seq->guide != NULL : early)
+        banned[bans.n_id++] = s->roster.rules.eos_id;
+    return bans;
+}
+
+/* From the logits as the request wants them; mostly they are left as they are. */
+static int pick(em_stepper *s, const em_seq *seq, const float *logits, const em_logit_bans *bans, int32_t *ret_id)
+{
+    const em_request *r = seq->live->request;
+    if (!em_logits_untouched(&r->logits, bans))
+        logits = em_logits_edit(s->editor, logits, &r->logits, bans, seq->ids, seq->prompt->n_ids, seq->n_ids);
+    return em_sampler_pick(s->sampler, logits, &r->sampling, (uint32_t)seq->choice, (uint64_t)seq->n_ids, ret_id);
+}
+
+/* Likewise, kept to the grammar. */
+static int pick_guided(em_stepper *s, em_seq *seq, const float *logits, em_logit_bans *bans, em_guide_next *ret_next,
+                       int32_t *ret_id)
+{
+    int32_t left = seq->max_new - (seq->n_ids - seq->prompt->n_ids);
+    bans->mask = s->mask;
+    int rc = em_guide_next_token(seq->guide, s->mask, bans, left, ret_next, ret_id);
+    if (!rc && *ret_next == EM_GUIDE_DRAW)
+        rc = pick(s, seq, logits, bans, ret_id);
+    if (!rc && *ret_next != EM_GUIDE_OVER)
+        rc = em_guide_take(seq->guide, left, ret_id, ret_next);
+    return rc;
 }
 
 static int draw(em_stepper *s, em_seq *seq, const float *logits)
 {
     const em_request *r = seq->live->request;
+    int32_t banned[EM_MAX_STOP_TOKEN_IDS + 1];
+    em_logit_bans bans = list_bans(s, seq, banned);
+    em_guide_next next = EM_GUIDE_DRAW;
     em_draw d = {0};
-    int rc = em_sampler_pick(s->sampler, edit(s, seq, logits), &r->sampling, (uint32_t)seq->choice,
-                             (uint64_t)seq->n_ids, &d.id);
+    int rc = seq->guide ? pick_guided(s, seq, logits, &bans, &next, &d.id) : pick(s, seq, logits, &bans, &d.id);
+    if (!rc && next == EM_GUIDE_OVER)
+        return em_seq_end(seq, EM_FINISH_STOP);
     if (!rc && r->logprobs >= 0) {
         rc = em_sampler_logprobs(s->sampler, logits, d.id, r->logprobs, &d.logprob, d.top);
         d.has_logprob = true;
@@ -344,6 +372,14 @@ static void fail_seq(em_stepper *s, em_seq *seq, int32_t pos, int rc)
         em_error_set(&err, rc,
                      "the model's output behind token %d is not a number: the checkpoint or the machine is faulty.",
                      pos);
+    else if (rc == -E2BIG)
+        em_error_set(&err, rc, "the form asked for is too ambiguous to be kept to behind token %d: simplify it.", pos);
+    else if (rc == -ENOSPC)
+        em_error_set(
+            &err, rc,
+            "behind token %d no token is left that keeps to the form asked for: lower min_tokens, or leave out "
+            "stop_token_ids.",
+            pos);
     else
         em_error_set(&err, rc, "the server is out of memory: try again later.");
     em_roster_fail(&s->roster, seq, err.text);
@@ -445,6 +481,8 @@ static bool take_news(em_stepper *s)
         news.arrived = live->next;
         em_roster_accept(&s->roster, live);
     }
+    if (news.compiled)
+        changed |= em_roster_take_compiled(&s->roster) > 0;
     changed |= em_roster_end_due(&s->roster, news.cancels, em_now_ns()) > 0;
     if (news.closing)
         em_roster_end_all(&s->roster);

@@ -142,6 +142,8 @@ struct em_job {
     size_t out_at, reply_bytes;
     uint64_t last_write_ns;
     bool suspended;
+    bool started;         /* a stream: its status is out */
+    bool ready;           /* a status can be told: the engine keeps to the form asked for, or none was */
     bool finished;        /* the event with `last` has come: the step thread knows nothing of this job any more */
     bool cut;             /* end the connection with an error, so that the answer does not look complete */
     em_api_error failure; /* status > 0: the answer instead of the one asked for */

@@ -89,7 +89,8 @@ static void resume(em_job *job)
 
 static bool has_news(const em_job *job)
 {
-    return job->out_at < job->out.len || job->finished || job->cut || job->failure.status;
+    bool due = job->call.stream && !job->started && job->ready;
+    return due || job->out_at < job->out.len || job->finished || job->cut || job->failure.status;
 }
 
 static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
@@ -114,6 +115,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
 
 static enum MHD_Result queue_stream(em_job *job)
 {
+    job->started = true;
     struct MHD_Response *response =
         MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, job, NULL);
     if (!response)
@@ -150,6 +152,7 @@ static int submit(em_job *job, em_api_error *ret_err)
     em_sink sink = {.on_event = on_event, .on_step_end = on_step_end, .ctx = job};
     em_request *req = job->call.req;
     int32_t n = req->n, max_tokens = req->max_tokens;
+    job->ready = !req->grammar;
     snprintf(req->id, sizeof(req->id), "%s", job->exchange->id);
     snprintf(req->client, sizeof(req->client), "%s", job->exchange->client);
     int r = em_engine_submit(em_service_engine(h->service), req, sink, &job->engine_id, &err);
@@ -164,6 +167,10 @@ static int submit(em_job *job, em_api_error *ret_err)
         em_api_error_set(ret_err, 429, "queue_full", NULL, "%" PRId64 " requests are waiting already; try again later",
                          h->config->max_queue);
         ret_err->retry_after_s = em_engine_retry_after_s(em_service_engine(h->service));
+    } else if (r == -EAGAIN) {
+        h->counts.refused_busy++;
+        em_api_error_set(ret_err, 429, "queue_full", NULL, "%s", err.text);
+        ret_err->retry_after_s = 1;
     } else if (r == -ESHUTDOWN) {
         em_api_error_set(ret_err, 503, "draining", NULL, "the server is shutting down; ask another one");
         ret_err->retry_after_s = 5;
@@ -223,7 +230,7 @@ enum MHD_Result em_job_start(em_exchange *x)
     x->job = job;
     link_job(x->http, job);
     em_exchange_watch(x);
-    if (job->call.stream)
+    if (job->call.stream && job->ready)
         return queue_stream(job);
     suspend(job);
     return MHD_YES;
@@ -272,7 +279,7 @@ void em_job_abort(em_job *job, int status, const char *code, const char *message
         return;
     cancel(job, code);
     em_api_error_set(&job->failure, status, code, NULL, "%s", message);
-    if (job->call.stream) { /* the status has gone out long ago */
+    if (job->started) { /* the status has gone out long ago */
         em_buf_puts(&job->out, "data: ");
         em_api_error_json(&job->failure, &job->out);
         em_buf_puts(&job->out, "\n\n");
@@ -281,7 +288,7 @@ void em_job_abort(em_job *job, int status, const char *code, const char *message
     resume(job);
 }
 
-/* Called again by libmicrohttpd after the resume of a request that is not streamed. */
+/* Called again by libmicrohttpd after the resume of a request without a response: not streamed, or not yet. */
 enum MHD_Result em_job_answer(em_exchange *x)
 {
     em_job *job = x->job;
@@ -291,6 +298,8 @@ enum MHD_Result em_job_answer(em_exchange *x)
         return MHD_NO;
     if (job->failure.status)
         return em_reply_error(x, &job->failure);
+    if (job->call.stream && job->ready)
+        return queue_stream(job);
     if (!job->finished) {
         suspend(job);
         return MHD_YES;
@@ -360,16 +369,26 @@ static void add_to_reply(em_job *job, const em_event *ev)
         stop_choice(job, ev);
 }
 
+/* The form asked for cannot be kept to: no status is out yet. */
+static void refuse(em_job *job, const em_event *ev)
+{
+    job->end = "refused";
+    em_api_error_set(&job->failure, 400, "invalid_value", job->call.form_param, "%s", ev->error);
+}
+
 static void take_events(em_job *job)
 {
     for (em_event *ev = job->taken; ev;) {
         em_event *next = ev->next;
+        job->ready = true;
+        if (ev->refused)
+            refuse(job, ev);
         count_tokens(job, ev);
         if (ev->kind == EM_EVENT_TEXT)
             job->tokens_seen += ev->n_tokens;
         if (ev->last)
             job->finished = true;
-        if (!job->cut && !job->failure.status) {
+        if (ev->kind != EM_EVENT_READY && !job->cut && !job->failure.status) {
             if (job->call.stream)
                 add_to_stream(job, ev);
             else
@@ -417,7 +436,7 @@ void em_job_take_ready(em_http *h)
 void em_job_keepalive(em_http *h, uint64_t now)
 {
     for (em_job *job = h->jobs; job; job = job->next)
-        if (job->call.stream && job->suspended && now - job->last_write_ns >= h->config->keepalive_interval) {
+        if (job->started && job->suspended && now - job->last_write_ns >= h->config->keepalive_interval) {
             em_buf_puts(&job->out, ": keep-alive\n\n");
             resume(job);
         }

@@ -193,7 +193,7 @@ static em_expr parse_group(ebnf *e)
     return x;
 }
 
-/* --- %json and %until --------------------------------------------------------------------------------------- */
+/* --- %json, %until, %without ---------------------------------------------------------------------------------- */
 
 /* The bytes of the JSON object or array at p: up to where its brackets are closed; 0: they are not. */
 static size_t json_length(const char *p, const char *end)
@@ -245,38 +245,54 @@ static em_expr parse_json(ebnf *e)
     return x;
 }
 
-/* Any text that ends with `stop` and has it nowhere before. */
-static em_expr until(em_gr_build *b, em_expr stop)
+static em_expr any_text(em_gr_build *b, uint32_t min)
 {
     em_charset all = {0};
     em_charset_add(b, &all, 0, EM_CHAR_LAST);
-    em_expr any = em_charset_expr(b, &all, false), x = EM_EXPR_NEVER;
+    em_expr any = em_charset_expr(b, &all, false);
     em_charset_done(&all);
-    em_expr before = em_ex_seq2(b, em_ex_repeat(b, any, 0, EM_EX_ENDLESS), stop);
-    em_expr early = em_ex_seq2(b, before, em_ex_repeat(b, any, 1, EM_EX_ENDLESS));
-    em_dfa ends = {0}, goes_on = {0}, first = {0};
-    if (!em_dfa_of_expr(b, before, false, &ends) && !em_dfa_of_expr(b, early, false, &goes_on) &&
-        !em_dfa_combine(b, &ends, &goes_on, EM_DFA_AND_NOT, &first))
-        x = em_dfa_expr(b, &first);
-    em_dfa_done(&ends);
-    em_dfa_done(&goes_on);
-    em_dfa_done(&first);
-    return x;
+    return em_ex_repeat(b, any, min, EM_EX_ENDLESS);
 }
 
-static em_expr parse_until(ebnf *e)
+/* What x matches and y does not. */
+static em_expr and_not(em_gr_build *b, em_expr x, em_expr y)
+{
+    em_dfa in = {0}, out = {0}, both = {0};
+    em_expr made = EM_EXPR_NEVER;
+    if (!em_dfa_of_expr(b, x, false, &in) && !em_dfa_of_expr(b, y, false, &out) &&
+        !em_dfa_combine(b, &in, &out, EM_DFA_AND_NOT, &both))
+        made = em_dfa_expr(b, &both);
+    em_dfa_done(&in);
+    em_dfa_done(&out);
+    em_dfa_done(&both);
+    return made;
+}
+
+em_expr em_ebnf_until(em_gr_build *b, em_expr stop)
+{
+    em_expr before = em_ex_seq2(b, any_text(b, 0), stop);
+    return and_not(b, before, em_ex_seq2(b, before, any_text(b, 1)));
+}
+
+em_expr em_ebnf_without(em_gr_build *b, em_expr stop)
+{
+    em_expr before = em_ex_seq2(b, any_text(b, 0), stop);
+    return and_not(b, any_text(b, 0), em_ex_seq2(b, before, any_text(b, 0)));
+}
+
+static em_expr parse_mark(ebnf *e, em_expr (*make)(em_gr_build *b, em_expr stop))
 {
     skip_space(e);
     char quote = e->t.p < e->t.end ? *e->t.p : 0;
     if (quote != '"' && quote != '\'') {
-        em_regex_fault(&e->t, "has an %until without a text in quotes behind it");
+        em_regex_fault(&e->t, "has an %until or %without without a text in quotes behind it");
         return EM_EXPR_NEVER;
     }
     e->t.p++;
     em_expr stop = parse_text(e, quote);
     if (!e->t.b->rc && stop == EM_EXPR_EMPTY)
-        em_regex_fault(&e->t, "has an %until with an empty text");
-    return e->t.b->rc ? EM_EXPR_NEVER : until(e->t.b, stop);
+        em_regex_fault(&e->t, "has an %until or %without with an empty text");
+    return e->t.b->rc ? EM_EXPR_NEVER : make(e->t.b, stop);
 }
 
 /* Behind the %. */
@@ -287,8 +303,10 @@ static em_expr parse_special(ebnf *e)
     if (n.len == 4 && !memcmp(n.s, "json", 4))
         return parse_json(e);
     if (n.len == 5 && !memcmp(n.s, "until", 5))
-        return parse_until(e);
-    em_regex_fault(&e->t, "has a % that begins neither %json nor %until");
+        return parse_mark(e, em_ebnf_until);
+    if (n.len == 7 && !memcmp(n.s, "without", 7))
+        return parse_mark(e, em_ebnf_without);
+    em_regex_fault(&e->t, "has a % that begins neither %json nor %until nor %without");
     return EM_EXPR_NEVER;
 }
 

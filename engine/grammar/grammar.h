@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/grammar/source.h"
 
 /* --- vocabulary --------------------------------------------------------------------------------------------- */
 
@@ -48,6 +49,7 @@ typedef struct em_grammar_vocab em_grammar_vocab;
 int em_grammar_vocab_new(const em_grammar_token *tokens, uint32_t n, em_grammar_vocab **ret_vocab);
 em_grammar_vocab *em_grammar_vocab_free(em_grammar_vocab *v); /* NULL is fine; returns NULL */
 uint32_t em_grammar_vocab_size(const em_grammar_vocab *v);
+bool em_grammar_vocab_has_bytes(const em_grammar_vocab *v); /* each of the 256 is a token of its own */
 
 /* --- grammars ----------------------------------------------------------------------------------------------- */
 
@@ -87,9 +89,14 @@ int em_grammar_compile_choice(const char *const *choices, const size_t *lens, si
                               const em_grammar_vocab *vocab, em_grammar **ret_grammar, em_error *err);
 int em_grammar_compile_ebnf(const char *text, size_t len, const em_grammar_limits *limits,
                             const em_grammar_vocab *vocab, em_grammar **ret_grammar, em_error *err);
+/* Of any kind, behind its mark where the source has one. */
+int em_grammar_compile(const em_grammar_source *source, const em_grammar_limits *limits, const em_grammar_vocab *vocab,
+                       em_grammar **ret_grammar, em_error *err);
 
 em_grammar *em_grammar_ref(em_grammar *g);
 em_grammar *em_grammar_unref(em_grammar *g); /* NULL is fine; returns NULL */
+
+const em_grammar_vocab *em_grammar_get_vocab(const em_grammar *g); /* NULL: compiled without */
 
 /* What it holds, for logs and tests. */
 typedef struct em_grammar_info {

@@ -174,6 +174,20 @@ static int build_tries(em_grammar_vocab *v)
     return rc;
 }
 
+static bool has_all_bytes(const em_grammar_vocab *v)
+{
+    bool has[256] = {false};
+    uint32_t n = 0;
+    for (uint32_t id = 0; id < v->n; id++) {
+        if (v->kind[id] != EM_GRAMMAR_TOKEN_TEXT || v->byte_at[id + 1] - v->byte_at[id] != 1)
+            continue;
+        uint8_t byte = v->bytes[v->byte_at[id]];
+        n += !has[byte];
+        has[byte] = true;
+    }
+    return n == 256;
+}
+
 int em_grammar_vocab_new(const em_grammar_token *tokens, uint32_t n, em_grammar_vocab **ret_vocab)
 {
     if (n < 1 || n > EM_GRAMMAR_MAX_VOCAB)
@@ -193,6 +207,7 @@ int em_grammar_vocab_new(const em_grammar_token *tokens, uint32_t n, em_grammar_
         em_grammar_vocab_free(v);
         return rc;
     }
+    v->has_bytes = has_all_bytes(v);
     *ret_vocab = v;
     return 0;
 }
@@ -214,6 +229,11 @@ em_grammar_vocab *em_grammar_vocab_free(em_grammar_vocab *v)
     free(v->byte_at);
     free(v);
     return NULL;
+}
+
+bool em_grammar_vocab_has_bytes(const em_grammar_vocab *v)
+{
+    return v->has_bytes;
 }
 
 uint32_t em_grammar_vocab_size(const em_grammar_vocab *v)

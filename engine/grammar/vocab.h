@@ -23,6 +23,7 @@ struct em_grammar_vocab {
     uint64_t *plain_masks; /* [EM_VOCAB_PLAIN_CHARS + 1][n_words] plain tokens of at most that many characters */
     uint32_t *ends;        /* [n_ends] ids of end tokens */
     uint32_t n_ends;
+    bool has_bytes;    /* each of the 256 is a token of its own */
     uint8_t *kind;     /* [n] em_grammar_token_kind; text tokens without usable bytes became NEVER */
     uint8_t *bytes;    /* of all tokens, one behind the other */
     uint32_t *byte_at; /* [n + 1] */

@@ -100,7 +100,7 @@ static void chat(const char *body, size_t len, const em_api_context *ctx)
     }
     must(c->prompt.n_ids >= 1 && c->prompt.n_ids < 4096, "a prompt that does not fit");
     must(c->req->max_tokens >= 0 && c->req->max_tokens <= 4096 && c->n <= 16, "a limit");
-    if (em_chat_check_supported(c, &err))
+    if (em_chat_bind(c, &err))
         must_be_error(&err);
     answer(c, body, len);
     em_chat_free(c);

@@ -101,6 +101,7 @@ em_request *em_request_free(em_request *r)
     free(r->cache_salt);
     free(r->logits.bias);
     free(r->stop_ids);
+    free(r->grammar);
     free(r);
     return NULL;
 }

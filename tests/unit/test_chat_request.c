@@ -315,7 +315,8 @@ START_TEST(what_the_answer_must_look_like)
     ck_assert_int_eq(c->rule.kind, rules[_i].kind);
     ck_assert_str_eq(c->rule.text, rules[_i].text);
     ck_assert_uint_eq(c->rule.len, strlen(rules[_i].text));
-    em_chat_check_supported(c, &err);
+    ck_assert_int_eq(em_chat_bind(c, &err), 0);
+    ck_assert_int_eq(c->req->grammar != NULL, c->rule.kind != EM_CONSTRAINT_NONE);
     em_chat_free(c);
 }
 END_TEST
@@ -405,23 +406,38 @@ START_TEST(limits)
 }
 END_TEST
 
-/* --- what is understood but cannot be kept ------------------------------------------------------------------ */
+/* --- bound answers ------------------------------------------------------------------------------------------ */
 
-START_TEST(unkeepable)
+static const struct {
+    const char *fields;
+    em_grammar_kind kind;
+    const char *text, *after, *param;
+} bound[] = {
+    {"\"response_format\":{\"type\":\"json_object\"}", EM_GRAMMAR_JSON_OBJECT, "", "", "response_format"},
+    {"\"response_format\":{\"type\":\"regex\",\"regex\":\"a|b\"}", EM_GRAMMAR_REGEX, "a|b", "", "response_format"},
+    {"\"structured_outputs\":{\"regex\":\"a\"},\"thinking\":{\"type\":\"enabled\"}", EM_GRAMMAR_REGEX, "a", "</think>",
+     "structured_outputs"},
+    {"\"structured_outputs\":{\"grammar\":\"root ::= x\"}", EM_GRAMMAR_EBNF, "root ::= x", "", "structured_outputs"},
+    {"\"structured_outputs\":{\"choice\":[\"a\"]}", EM_GRAMMAR_CHOICE, "[\"a\"]", "", "structured_outputs"},
+};
+
+START_TEST(what_binds)
 {
-    static const bad_case cannot[] = {
-        {"{" M ",\"response_format\":{\"type\":\"json_object\"}}", "response_format", "unsupported_parameter"},
-        {"{" M ",\"structured_outputs\":{\"regex\":\"a\"}}", "structured_outputs", "unsupported_parameter"},
-        {"{" M ",\"tools\":[" TOOL("f", "") "],\"tool_choice\":\"required\"}", "tool_choice", "unsupported_parameter"},
-    };
+    char body[512];
     em_api_context ctx = api_context(engine);
-    for (size_t i = 0; i < sizeof cannot / sizeof *cannot; i++) {
-        em_api_error err = {0};
-        em_call call = {0};
-        ck_assert_int_eq(em_call_parse(&em_chat_endpoint, cannot[i].body, strlen(cannot[i].body), &ctx, &call, &err),
-                         -22);
-        check_error(&err, 400, cannot[i].param, cannot[i].code, cannot[i].body);
-    }
+    em_api_error err = {0};
+    em_call call = {0};
+    snprintf(body, sizeof body, "{" M ",%s}", bound[_i].fields);
+    ck_assert_int_eq(em_call_parse(&em_chat_endpoint, body, strlen(body), &ctx, &call, &err), 0);
+    const em_grammar_source *s = call.req->grammar;
+    ck_assert_ptr_nonnull(s);
+    ck_assert_int_eq(s->kind, bound[_i].kind);
+    ck_assert_uint_eq(s->len, strlen(bound[_i].text));
+    ck_assert_mem_eq(s->text, bound[_i].text, s->len);
+    ck_assert_uint_eq(s->after_len, strlen(bound[_i].after));
+    ck_assert_mem_eq(s->after, bound[_i].after, s->after_len);
+    ck_assert_str_eq(call.form_param, bound[_i].param);
+    em_call_done(&call);
 }
 END_TEST
 
@@ -476,7 +492,7 @@ int main(void)
     tcase_add_test(t, marks_of_the_caller);
     tcase_add_test(t, model_without_marks);
     tcase_add_test(t, limits);
-    tcase_add_test(t, unkeepable);
+    tcase_add_loop_test(t, what_binds, 0, sizeof bound / sizeof *bound);
     tcase_add_test(t, tokenizing_messages);
     Suite *s = suite_create("chat-request");
     suite_add_tcase(s, t);
