@@ -3,7 +3,8 @@
  *
  * Ownership: the backend owns activations, per-sequence state and its copy or view of the weights. config, weights and
  * the Engram rows given to a stage belong to the model and outlive the backend or the step.
- * Threads: one caller, the step thread. Stages may only enqueue work; head is where results are there. */
+ * Threads: one caller, the step thread. Stages may only enqueue work; head is where results are there, and where a
+ * fault of an earlier stage is told. After head nothing of the step is in flight. */
 #ifndef EM_ENGINE_BACKEND_H
 #define EM_ENGINE_BACKEND_H
 
@@ -29,16 +30,25 @@ typedef struct em_backend em_backend;
 
 struct em_backend {
     const char *name;      /* "cpu/avx512" */
-    em_engram_mem mem;     /* memory the Engram service should use for staging */
+    em_engram_mem mem;     /* memory the Engram service should use for tables and staging */
+    em_error mem_error;    /* why mem's alloc last failed, one sentence; empty: plainly no memory */
     bool saves_inside;     /* attention obeys em_batch_seq.saves; else no batch has any */
     uint64_t linear_ns;    /* so far in dense weight products: what a stage's time is made of */
     uint64_t experts_read; /* so far, over steps and layers: routed experts whose weights a step had to read */
 
+    /* A table as the service holds it, once at open: a backend that can read it there may fetch rows itself. May be
+     * NULL. */
+    void (*table)(em_backend *be, int32_t table_idx, const em_engram_table *table);
+
     /* one step, in this order; T tokens, streams [T, hc, H], x and y [T, H] live in the backend */
-    int (*begin)(em_backend *be, const em_batch *batch, em_error *err);        /* positions, rotary tables */
-    void (*embed)(em_backend *be);                                             /* ids -> streams */
-    void (*engram)(em_backend *be, int32_t layer, const em_engram_rows *rows); /* streams += gate * value */
-    void (*hc_pre)(em_backend *be, int32_t layer, em_site site);               /* mix, collapse, norm: streams -> x */
+    int (*begin)(em_backend *be, const em_batch *batch, em_error *err); /* positions, rotary tables */
+    /* Row ids of a table are known (codes and scales of rows may not be there yet): true when the backend fetches the
+     * rows itself, so that nobody needs to wait for them. May be NULL. */
+    bool (*expect)(em_backend *be, int32_t table_idx, const em_engram_rows *rows);
+    void (*embed)(em_backend *be); /* ids -> streams */
+    /* streams += gate * value; rows stay where they are until head has returned. NULL: the backend fetches them. */
+    void (*engram)(em_backend *be, int32_t layer, const em_engram_rows *rows);
+    void (*hc_pre)(em_backend *be, int32_t layer, em_site site);  /* mix, collapse, norm: streams -> x */
     void (*attention)(em_backend *be, int32_t layer);             /* x -> y; advances the sequences' state */
     void (*moe)(em_backend *be, int32_t layer);                   /* x -> y */
     void (*hc_post)(em_backend *be, int32_t layer, em_site site); /* expand: y -> streams */

@@ -57,6 +57,7 @@ typedef struct em_backend_module {
 } em_backend_module;
 
 typedef const em_backend_module *(*em_backend_module_fn)(void);
+const em_backend_module *em_backend_module_1(void); /* what a module defines */
 
 /* Sizes of all that is shared, mixed: differs when one of them does. */
 static inline uint64_t em_backend_module_layout(void)

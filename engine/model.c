@@ -23,8 +23,9 @@ struct em_model {
     em_backend *backend;
     em_backend_choice choice; /* of the backend */
     em_backend_shape shape;
-    int32_t n_threads; /* of the backend */
-    int32_t *suffix;   /* [max_batch_tokens, max_order] look-back classes of a step being asked for */
+    bool fetched[EM_MAX_ENGRAM_LAYERS]; /* tables whose rows of this step the backend fetches itself */
+    int32_t n_threads;                  /* of the backend */
+    int32_t *suffix;                    /* [max_batch_tokens, max_order] look-back classes of a step being asked for */
     em_step_times times;
     uint64_t lap_ns; /* when the part of a step that is running now began */
     void (*on_progress)(void *ctx, const char *phase, double fraction);
@@ -59,11 +60,11 @@ static int forward_layer(em_model *m, int32_t l, em_engram_ticket *ticket)
     int32_t table = m->cfg.role[l].engram_idx;
     if (table >= 0) {
         em_engram_rows rows;
-        int r = em_engram_take(ticket, table, &rows);
+        int r = m->fetched[table] ? 0 : em_engram_take(ticket, table, &rows);
         lap(m, &m->times.wait);
         if (r < 0)
             return r;
-        be->engram(be, l, &rows);
+        be->engram(be, l, m->fetched[table] ? NULL : &rows);
         lap(m, &m->times.engram);
     }
     be->hc_pre(be, l, EM_SITE_ATTN);
@@ -79,6 +80,16 @@ static int forward_layer(em_model *m, int32_t l, em_engram_ticket *ticket)
     return 0;
 }
 
+/* Tells the backend which rows the step will need, in case it fetches them itself. */
+static void expect_rows(em_model *m, em_engram_ticket *ticket)
+{
+    for (int32_t t = 0; t < m->cfg.n_engram_layers; t++) {
+        em_engram_rows rows;
+        em_engram_peek(ticket, t, &rows);
+        m->fetched[t] = m->backend->expect && m->backend->expect(m->backend, t, &rows);
+    }
+}
+
 int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticket, float *logits, em_error *err)
 {
     em_backend *be = m->backend;
@@ -92,6 +103,7 @@ int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticke
         goto out;
     }
     m->lap_ns = em_now_ns(); /* asking has its own clock */
+    expect_rows(m, ticket);
     be->embed(be);
     for (int32_t l = 0; l < m->cfg.n_layers; l++) {
         r = forward_layer(m, l, ticket);
@@ -203,6 +215,15 @@ static int open_text(em_model *m, const char *dir, em_error *err)
     return 0;
 }
 
+static void show_tables(em_model *m)
+{
+    for (int32_t i = 0; i < m->cfg.n_engram_layers && m->backend->table; i++) {
+        em_engram_table table;
+        em_engram_table_view(m->engram, i, &table);
+        m->backend->table(m->backend, i, &table);
+    }
+}
+
 static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
 {
     const em_model_config *cfg = &m->cfg;
@@ -243,7 +264,9 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
     char text[sizeof err->text];
     int r = em_engram_open(&spec, &eo, &m->engram, text, sizeof text);
     if (r < 0)
-        return em_error_set(err, r, "%s: %s", opts->dir, text);
+        return em_error_set(err, r, "%s: %s", opts->dir,
+                            m->backend->mem_error.text[0] ? m->backend->mem_error.text : text);
+    show_tables(m);
     m->suffix = malloc((size_t)m->shape.max_batch_tokens * (size_t)cfg->engram_max_order * sizeof *m->suffix);
     return m->suffix ? 0 : em_error_set(err, -ENOMEM, "not enough memory to open %s", opts->dir);
 }

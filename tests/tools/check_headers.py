@@ -21,6 +21,20 @@ TIERS = {"avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
          "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mbmi2"]}
 
 
+def cuda_include():
+    """Headers of the CUDA toolkit, where there is one."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    path = os.path.join(os.path.dirname(os.path.dirname(nvcc)), "include")
+    return path if os.path.exists(os.path.join(path, "cuda_runtime_api.h")) else None
+
+
+def needed_flags(root, header):
+    """Flags beyond the usual ones; None: this machine cannot compile it."""
+    if "<cuda_runtime_api.h>" in house.read(root, header):
+        return ["-isystem", cuda_include()] if cuda_include() else None
+    return tier_flags(header)
+
+
 def tier_flags(header):
     for tier, flags in TIERS.items():
         if tier in os.path.basename(header):
@@ -32,7 +46,7 @@ def headers(root):
     """(header, flags) of every header to compile."""
     for path in house.sources(root, house.PRODUCT):
         if path.endswith(".h") and not house.generated(house.read(root, path)):
-            flags = tier_flags(path)
+            flags = needed_flags(root, path)
             if flags is not None:
                 yield path, flags
 
