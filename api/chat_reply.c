@@ -10,6 +10,7 @@
 #include "api/answer.h"
 #include "api/chat_logprobs.h"
 #include "api/fields.h"
+#include "api/insight.h"
 #include "api/json_out.h"
 
 typedef struct call {
@@ -25,7 +26,8 @@ typedef struct choice {
     call *calls;               /* [n_calls] */
     int32_t n_calls;
     em_chat_logprobs logprobs;
-    em_buf ids; /* not yet written, JSON items */
+    em_buf ids;               /* not yet written, JSON items */
+    em_insight_lists insight; /* likewise */
     em_finish finish;
     bool finish_due; /* not yet written */
     int32_t completion_tokens, cached_tokens, reasoning_tokens;
@@ -94,6 +96,7 @@ int em_chat_reply_new(const em_chat *c, const char *id, int64_t created, em_chat
         e = -ENOMEM;
     for (; !e && r->n_open < c->n; r->n_open += !e) {
         choice *ch = &r->choices[r->n_open];
+        em_insight_lists_begin(&ch->insight, c->prompt.ids, c->prompt.n_ids);
         ch->logprobs.as_ids = c->tokens_as_ids;
         e = em_chat_parser_new(r->rules, (em_chat_sink){take_part, ch}, &ch->parser);
     }
@@ -116,6 +119,7 @@ static void choice_done(choice *ch)
     em_buf_done(&ch->content);
     em_buf_done(&ch->ids);
     em_chat_logprobs_done(&ch->logprobs);
+    em_insight_lists_done(&ch->insight);
 }
 
 em_chat_reply *em_chat_reply_free(em_chat_reply *r)
@@ -145,6 +149,7 @@ static void take_tokens(em_chat_reply *r, choice *ch, const em_event *ev)
         if (r->c->return_token_ids)
             em_buf_printf(&ch->ids, "%s%" PRId32, ch->ids.len ? "," : "", tok->id);
     }
+    em_insight_lists_add(&ch->insight, r->c->engine, ev);
     em_chat_logprobs_settle(&ch->logprobs, &at, ch->finish != EM_FINISH_NONE);
 }
 
@@ -229,6 +234,13 @@ static void write_ids(em_chat_reply *r, choice *ch, em_buf *out)
     em_buf_consume(&ch->ids, ch->ids.len);
 }
 
+static void write_insight(const em_chat_reply *r, choice *ch, em_buf *out)
+{
+    em_buf_puts(out, ",\"engram\":");
+    em_insight_lists_json(&ch->insight, r->c->engine, out);
+    em_insight_lists_clear(&ch->insight);
+}
+
 static em_usage usage_of(const em_chat_reply *r)
 {
     em_usage u = {.prompt = r->c->prompt.n_ids, .cached = r->choices[0].cached_tokens};
@@ -294,6 +306,8 @@ static void write_choice(em_chat_reply *r, choice *ch, em_buf *out)
     em_buf_puts(out, ",\"finish_reason\":");
     em_buf_puts(out, finish_json(ch));
     write_ids(r, ch, out);
+    if (r->c->engram)
+        write_insight(r, ch, out);
     em_buf_puts(out, "}");
 }
 
@@ -338,6 +352,8 @@ static void end_chunk(em_chat_reply *r, choice *ch, bool with_tokens, const char
         write_ids(r, ch, out);
         em_chat_logprobs_clear(&ch->logprobs);
     }
+    if (with_tokens && ch->insight.n)
+        write_insight(r, ch, out);
     em_buf_puts(out, "}");
     write_prompt_ids(r, &more);
     em_usage usage = {.prompt = r->c->prompt.n_ids,

@@ -218,6 +218,7 @@ static int fill(params *p, const em_dialog *d, em_ids *ids, const em_api_context
     c->return_token_ids = p->gen.return_token_ids;
     c->tokens_as_ids = p->gen.tokens_as_ids;
     c->limit = em_generation_limit(&p->gen, ctx);
+    c->engram = p->gen.engram;
     c->n = (int32_t)p->gen.n;
     c->mode = mode_of(d);
     c->stops = p->gen.stops;

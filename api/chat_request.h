@@ -11,7 +11,7 @@ typedef struct em_chat {
     const em_engine *engine; /* from the context: bytes of tokens */
     char fingerprint[16];    /* system_fingerprint */
     const char *model;       /* as answered; from the context */
-    bool stream, include_usage, continuous_usage, return_token_ids, tokens_as_ids;
+    bool stream, include_usage, continuous_usage, return_token_ids, tokens_as_ids, engram;
     em_time_limit limit;
     int32_t logprobs; /* -1: null in the answer; else alternatives per token */
     int32_t n;

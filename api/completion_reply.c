@@ -10,6 +10,7 @@
 
 #include "api/answer.h"
 #include "api/fields.h"
+#include "api/insight.h"
 #include "api/json_out.h"
 #include "api/logprobs.h"
 
@@ -18,6 +19,7 @@ typedef struct choice {
     em_buf text;               /* not yet written */
     em_logprob_lists logprobs; /* likewise */
     em_buf ids;                /* likewise, JSON items */
+    em_insight_lists insight;  /* likewise */
     bool prompt_ids_due;
     em_finish finish;
     int32_t completion_tokens, cached_tokens;
@@ -63,6 +65,7 @@ em_completion_reply *em_completion_reply_free(em_completion_reply *r)
         em_buf_done(&r->choices[i].text);
         em_buf_done(&r->choices[i].ids);
         em_logprob_lists_done(&r->choices[i].logprobs);
+        em_insight_lists_done(&r->choices[i].insight);
     }
     free(r->choices);
     em_answer_done(&r->answer);
@@ -94,8 +97,10 @@ static void begin_choice(em_completion_reply *r, choice *ch)
     int32_t prompt = prompt_of(r, ch);
     ch->begun = true;
     ch->prompt_ids_due = r->c->return_token_ids;
-    if (!r->c->echo)
+    if (!r->c->echo) {
+        em_insight_lists_begin(&ch->insight, r->c->prompt_ids[prompt].ids, r->c->prompt_ids[prompt].n_ids);
         return;
+    }
     em_lossy l = {0};
     const char *text = r->c->prompt_text[prompt];
     if (text) {
@@ -114,7 +119,8 @@ static void take_prompt_tokens(em_completion_reply *r, choice *ch, const em_even
     em_lossy l = {0};
     for (int32_t i = 0; i < ev->n_tokens; i++) {
         const em_event_token *tok = &ev->tokens[i];
-        em_logprob_lists_add(&ch->logprobs, r->c->engine, tok, l.n_chars);
+        if (r->c->logprobs >= 0)
+            em_logprob_lists_add(&ch->logprobs, r->c->engine, tok, l.n_chars);
         size_t len = 0;
         const uint8_t *bytes = em_engine_token_bytes(r->c->engine, tok->id, &len);
         if (i >= bos)
@@ -154,6 +160,7 @@ static int take(em_completion_reply *r, const em_event *ev, choice **ret_choice)
         take_prompt_tokens(r, ch, ev);
     else
         take_answer(r, ch, ev);
+    em_insight_lists_add(&ch->insight, r->c->engine, ev);
     ch->cached_tokens = ev->cached_tokens;
     if (ev->finish != EM_FINISH_NONE)
         ch->finish = ev->finish;
@@ -195,6 +202,10 @@ static void write_choice(const em_completion_reply *r, choice *ch, int32_t index
     em_buf_puts(out, finish_json(ch->finish));
     if (r->c->return_token_ids)
         write_ids(r, ch, out);
+    if (ch->insight.n || (empty_lists && r->c->engram)) {
+        em_buf_puts(out, ",\"engram\":");
+        em_insight_lists_json(&ch->insight, r->c->engine, out);
+    }
     em_buf_puts(out, "}");
 }
 
@@ -273,8 +284,8 @@ int em_completion_reply_json(em_completion_reply *r, em_buf *out, em_api_error *
 
 static bool has_news(const choice *ch)
 {
-    return ch->text.len || ch->logprobs.n || ch->ids.len || ch->prompt_ids_due || ch->finish == EM_FINISH_STOP ||
-           ch->finish == EM_FINISH_LENGTH;
+    return ch->text.len || ch->logprobs.n || ch->ids.len || ch->insight.n || ch->prompt_ids_due ||
+           ch->finish == EM_FINISH_STOP || ch->finish == EM_FINISH_LENGTH;
 }
 
 static void stream_choice(const em_completion_reply *r, choice *ch, em_buf *out)
@@ -289,6 +300,7 @@ static void stream_choice(const em_completion_reply *r, choice *ch, em_buf *out)
     em_buf_clear(&ch->text);
     em_buf_clear(&ch->ids);
     em_logprob_lists_clear(&ch->logprobs);
+    em_insight_lists_clear(&ch->insight);
 }
 
 int em_completion_reply_stream(em_completion_reply *r, const em_event *ev, em_buf *out)

@@ -134,6 +134,7 @@ static int build_request(params *p, em_prompts *prompts, const em_api_context *c
     p->gen.stops = NULL;
     p->gen.n_stops = 0;
     req->prompt_logprobs = p->echo && p->logprobs >= 0;
+    req->prompt_engram = p->echo && p->gen.engram;
     *ret = req;
     return 0;
 }
@@ -162,6 +163,7 @@ static int build(params *p, em_prompts *prompts, const em_api_context *ctx, em_c
     c->return_token_ids = p->gen.return_token_ids;
     c->tokens_as_ids = p->gen.tokens_as_ids;
     c->limit = em_generation_limit(&p->gen, ctx);
+    c->engram = p->gen.engram;
     c->logprobs = (int32_t)p->logprobs;
     c->n = (int32_t)p->gen.n;
     c->best_of = (int32_t)samples_of(p);

@@ -41,7 +41,7 @@ typedef struct em_completion {
     const em_engine *engine; /* from the context: bytes of tokens */
     char fingerprint[16];    /* system_fingerprint: same for equal program, backend and model */
     const char *model;       /* as answered; from the context */
-    bool stream, include_usage, continuous_usage, echo, return_token_ids, tokens_as_ids;
+    bool stream, include_usage, continuous_usage, echo, return_token_ids, tokens_as_ids, engram;
     em_time_limit limit;
     int32_t logprobs;      /* -1: null in the answer */
     int32_t n_prompts, n;  /* n: answers to each prompt */

@@ -176,6 +176,7 @@ static const em_field_rule rules[] = {
     {"stream_options", EM_FIELD_READ, .read = read_stream_options},
     {"return_token_ids", EM_FIELD_BOOL, AT(return_token_ids)},
     {"return_tokens_as_token_ids", EM_FIELD_BOOL, AT(tokens_as_ids)},
+    {"engram", EM_FIELD_BOOL, AT(engram)},
     {"ignore_eos", EM_FIELD_BOOL, AT(ignore_eos)},
     {"priority", EM_FIELD_INT, AT(priority), INT32_MIN, INT32_MAX},
     {"cache_salt", EM_FIELD_READ, .read = read_cache_salt},
@@ -206,7 +207,6 @@ static const em_field_rule rules[] = {
     {"bad_words", EM_FIELD_UNSUPPORTED, .neutral = "[]"},
     {"truncate_prompt_tokens", EM_FIELD_UNSUPPORTED},
     {"use_beam_search", EM_FIELD_UNSUPPORTED, .neutral = "false"},
-    {"engram", EM_FIELD_UNSUPPORTED, .neutral = "false"},
 };
 /* clang-format on */
 
@@ -241,6 +241,18 @@ em_time_limit em_generation_limit(const em_generation *g, const em_api_context *
     return (em_time_limit){.ns = own ? g->timeout_ns : ctx->timeout_ns, .own = own};
 }
 
+static int check_engram(const em_generation *g, const em_api_context *ctx, em_api_error *err)
+{
+    em_engine_info info;
+    em_engine_get_info(ctx->engine, &info);
+    if (!g->engram || info.insight.n_layers)
+        return 0;
+    return em_api_error_set(
+        err, 400, "unsupported_parameter", "engram",
+        "engram cannot be true: this model has no Engram layers, or its backend does not tell about "
+        "them");
+}
+
 int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t logprobs, const em_api_context *ctx,
                           em_request **ret_request, em_api_error *err)
 {
@@ -249,7 +261,9 @@ int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t lo
         return em_api_error_set(err, 400, "out_of_range", "min_tokens",
                                 "min_tokens (%lld) must not exceed max_tokens (%lld)", (long long)g->min_tokens,
                                 (long long)max_tokens);
-    int r = sampling_of(g, &sampling, err);
+    int r = check_engram(g, ctx, err);
+    if (!r)
+        r = sampling_of(g, &sampling, err);
     if (r)
         return r;
     em_request *req = calloc(1, sizeof *req);
@@ -260,6 +274,7 @@ int em_generation_request(const em_generation *g, int64_t max_tokens, int32_t lo
     req->sampling = sampling;
     req->ignore_eos = g->ignore_eos;
     req->logprobs = logprobs;
+    req->engram = g->engram;
     req->priority = (int32_t)g->priority;
     req->min_tokens = (int32_t)g->min_tokens;
     if (em_logit_fields_copy(g, req)) {

@@ -24,7 +24,7 @@ typedef struct em_generation {
     uint64_t timeout_ns;                        /* 0: none of its own */
     char cache_salt[EM_REQUEST_MAX_SALT_BYTES]; /* cache_salt_len bytes */
     size_t cache_salt_len;                      /* 0: none */
-    bool stream, include_usage, continuous_usage, return_token_ids, tokens_as_ids;
+    bool stream, include_usage, continuous_usage, return_token_ids, tokens_as_ids, engram;
     const em_field *stream_options;
 } em_generation;
 

@@ -86,12 +86,8 @@ void em_json_text_or_null(em_buf *out, const char *s)
         em_buf_puts(out, "null");
 }
 
-void em_json_logprob(em_buf *out, float value)
+static void write_float(em_buf *out, float value)
 {
-    if (!isfinite(value) || value < -9999.0f) {
-        em_buf_puts(out, "-9999.0");
-        return;
-    }
     char s[32];
     for (int digits = 6; digits <= 9; digits++) { /* 9 always suffice for a float */
         snprintf(s, sizeof s, "%.*g", digits, (double)value);
@@ -102,6 +98,22 @@ void em_json_logprob(em_buf *out, float value)
     if (comma)
         *comma = '.';
     em_buf_puts(out, s);
+}
+
+void em_json_logprob(em_buf *out, float value)
+{
+    if (!isfinite(value) || value < -9999.0f)
+        em_buf_puts(out, "-9999.0");
+    else
+        write_float(out, value);
+}
+
+void em_json_float(em_buf *out, float value)
+{
+    if (isfinite(value))
+        write_float(out, value);
+    else
+        em_buf_puts(out, "null");
 }
 
 /* Bytes before the NUL-terminated decimal of v; s is a scratch of at least 12 bytes. */

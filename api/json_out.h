@@ -27,6 +27,9 @@ void em_json_text_or_null(em_buf *out, const char *s);
  * is written as -9999.0, the value OpenAI documents for "far down the list". */
 void em_json_logprob(em_buf *out, float value);
 
+/* The same digits; null when it is not finite. */
+void em_json_float(em_buf *out, float value);
+
 void em_json_ids(em_buf *out, const int32_t *ids, size_t n); /* [1,2,3] */
 
 #endif

@@ -48,6 +48,11 @@ struct em_backend {
     void (*embed)(em_backend *be); /* ids -> streams */
     /* streams += gate * value; rows stay where they are until head has returned. NULL: the backend fetches them. */
     void (*engram)(em_backend *be, int32_t layer, const em_engram_rows *rows);
+    /* Behind engram of the same layer, when some run has n_insight: its gates and the shares of the orders in the value
+     * go to insight.gate and insight.share of each such run, at that layer's place among the Engram layers. They must be
+     * there when head returns. rows as engram got them.
+     * NULL: the backend cannot tell. */
+    void (*insight)(em_backend *be, int32_t layer, const em_engram_rows *rows);
     void (*hc_pre)(em_backend *be, int32_t layer, em_site site);  /* mix, collapse, norm: streams -> x */
     void (*attention)(em_backend *be, int32_t layer);             /* x -> y; advances the sequences' state */
     void (*moe)(em_backend *be, int32_t layer);                   /* x -> y */

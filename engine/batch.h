@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "engine/insight.h"
 #include "engine/kv_cache.h"
 
 /* A place in a run at which the sequence's slot is saved, as it is when positions 0 .. pos - 1 are computed. */
@@ -22,6 +23,12 @@ typedef struct em_batch_seq {
     int32_t n_logits;      /* logits wanted for the last n_logits tokens of the run, 0..n_tokens */
     const em_batch_save *saves; /* [n_saves] in order of position; only where the backend can (saves_inside) */
     int32_t n_saves;
+    int32_t n_insight;  /* tokens at the end of the run whose gates are told, 0..n_tokens */
+    em_insight insight; /* of those tokens, in the caller's memory: written by em_model_forward */
+    /* Written by em_model_forward: 0, or why this run alone has failed: -EIO, a row of the table of Engram layer
+     * `error_layer` could not be read; -EBADMSG, it is not what its file holds. Its logits and state mean nothing. */
+    int error;
+    int32_t error_layer;
 } em_batch_seq;
 
 typedef struct em_batch {

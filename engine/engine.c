@@ -12,6 +12,7 @@
 #include "engine/request.h"
 #include "engine/request_queue.h"
 #include "engine/step.h"
+#include "engine/token_map.h"
 
 /* What 0 in em_engine_opts stands for. */
 #define DEFAULT_MAX_SEQS 16
@@ -168,6 +169,8 @@ static void fill_info(em_engine *e)
     info->kv_bytes = em_model_kv_bytes(e->model);
     info->kv_block_tokens = em_kv_cache_block_tokens(em_model_kv_cache(e->model));
     info->n_engram_tables = cfg->n_engram_layers;
+    info->insight = em_model_insight_shape(e->model);
+    info->engram_layer = em_model_engram_layers(e->model);
     info->engram_tier = "none";
     em_engram *engram = em_model_engram(e->model);
     if (engram) {
@@ -181,6 +184,7 @@ static void fill_info(em_engine *e)
         .vocab_size = info->vocab_size,
         .max_len = info->max_len,
         .eos_id = info->eos_id,
+        .insight = info->insight,
     };
 }
 
@@ -330,6 +334,11 @@ const uint8_t *em_engine_token_bytes(const em_engine *e, int32_t id, size_t *ret
 bool em_engine_token_is_special(const em_engine *e, int32_t id)
 {
     return e->tok && id >= 0 && id < em_tokenizer_size(e->tok) && em_tokenizer_is_special(e->tok, id);
+}
+
+int em_engine_engram_text(const em_engine *e, int32_t id, em_buf *out)
+{
+    return e->tok && id >= 0 && id < em_tokenizer_size(e->tok) ? em_token_map_key(e->tok, id, out) : 0;
 }
 
 /* --- requests ----------------------------------------------------------------------------------------------- */

@@ -16,10 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/buf.h"
 #include "engine/base/error.h"
 #include "engine/bench.h" /* em_engine_bench */
 #include "engine/grammar/source.h"
 #include "engine/histogram.h"
+#include "engine/insight.h"
 #include "engine/inspect.h" /* em_engine_inspect */
 #include "engine/plan.h"    /* em_engine_plan */
 #include "engine/logits.h"
@@ -67,7 +69,9 @@ typedef struct em_engine_info {
     uint64_t weight_bytes, table_bytes, kv_bytes; /* memory by kind */
     int32_t kv_block_tokens;                      /* positions of one block of the KV cache */
     int32_t n_engram_tables;
-    const char *engram_tier; /* "ram", "shared", "mmap", "nvme"; "none" without tables */
+    em_insight_shape insight;    /* what requests may be told about Engram; n_layers 0: nothing */
+    const int32_t *engram_layer; /* [insight.n_layers] their layer numbers, ascending */
+    const char *engram_tier;     /* "ram", "shared", "mmap", "nvme"; "none" without tables */
 } em_engine_info;
 void em_engine_get_info(const em_engine *e, em_engine_info *ret_info);
 
@@ -86,6 +90,10 @@ const uint8_t *em_engine_token_bytes(const em_engine *e, int32_t id, size_t *ret
 /* Marked special in tokenizer.json (BOS, EOS, ...): such tokens put no text into an answer. */
 bool em_engine_token_is_special(const em_engine *e, int32_t id);
 
+/* Appends the text of an id as Engram's hash sees it: in normal form, so that ids of the same class have the same text (UTF-8,
+ * or single bytes of a broken character as the vocabulary spells them). Nothing for ids that it does not see. -ENOMEM. */
+int em_engine_engram_text(const em_engine *e, int32_t id, em_buf *out);
+
 /* --- requests ----------------------------------------------------------------------------------------------- */
 
 typedef struct em_prompt {
@@ -101,6 +109,7 @@ typedef struct em_stop {
 #define EM_REQUEST_ID_MAX 64
 #define EM_REQUEST_CLIENT_MAX 64
 #define EM_REQUEST_MAX_SALT_BYTES 1024
+#define EM_REQUEST_MAX_INSIGHT 32768 /* tokens that one request may be told about */
 
 /* What a client asked, immutable after submit. Choices are numbered prompt * n + sample. */
 typedef struct em_request {
@@ -119,6 +128,8 @@ typedef struct em_request {
     int32_t n_stop_ids;
     int32_t logprobs;     /* -1: none; else alternatives per token, 0..EM_MAX_LOGPROBS */
     bool prompt_logprobs; /* with logprobs >= 0: also for the prompt's tokens, as one EM_EVENT_PROMPT per choice */
+    bool engram;          /* events tell what Engram did for each generated token; its text then comes a step later */
+    bool prompt_engram;   /* with engram: also for the prompt's tokens, in the choice's EM_EVENT_PROMPT */
     uint64_t deadline_ns; /* 0: none; past it the request ends with EM_FINISH_TIMEOUT */
     int32_t priority;     /* lower first; any value */
     char client[EM_REQUEST_CLIENT_MAX + 1]; /* whose request it is: within a priority, clients share fairly */
@@ -152,7 +163,7 @@ typedef struct em_event_token {
 
 typedef enum em_event_kind {
     EM_EVENT_READY,  /* the request's grammar is compiled and kept to: comes first, and only with a grammar */
-    EM_EVENT_PROMPT, /* prompt logprobs of a choice: tokens are the prompt's; comes before any text */
+    EM_EVENT_PROMPT, /* what was asked about a choice's prompt: tokens are the prompt's; comes before any text */
     EM_EVENT_TEXT,   /* newly released text and tokens of a choice, perhaps with its finish */
 } em_event_kind;
 
@@ -166,6 +177,8 @@ typedef struct em_event {
     size_t text_len;
     const em_event_token *tokens; /* [n_tokens] */
     int32_t n_tokens;
+    em_insight insight;        /* of these tokens; gate NULL: not asked for. A failure may come before the last ones' */
+    em_insight_shape shape;    /* of insight */
     em_finish finish;          /* of this choice */
     bool last;                 /* the request's final event: all choices have finished */
     int32_t prompt_tokens;     /* of this choice's prompt */

@@ -53,20 +53,72 @@ static void attention(em_model *m, int32_t l)
     m->times.attention += all > linear_ns ? all - linear_ns : 0;
 }
 
-/* Block l of the specification, section 4.2. */
-static int forward_layer(em_model *m, int32_t l, em_engram_ticket *ticket)
+/* Runs with lost rows have failed; they are computed along, with zeros for those rows, and disturb nobody. */
+static void fail_runs(const em_batch *batch, int32_t l, const em_engram_rows *rows, int error)
+{
+    const uint8_t *flags = rows->token_flags;
+    for (int32_t s = 0; s < batch->n_seqs; s++) {
+        em_batch_seq *run = &batch->seqs[s];
+        for (int32_t i = 0; i < run->n_tokens && !run->error; i++) {
+            if (flags[i] & EM_ENGRAM_ROW_LOST) {
+                run->error = error;
+                run->error_layer = l;
+            }
+        }
+        flags += run->n_tokens;
+    }
+}
+
+static bool wants_insight(const em_batch *batch)
+{
+    int32_t n = 0;
+    for (int32_t s = 0; s < batch->n_seqs; s++)
+        n += batch->seqs[s].n_insight;
+    return n > 0;
+}
+
+/* Where the rows of a table came from; flags NULL: the backend has read the table itself. */
+static void tell_origin(const em_model *m, const em_batch *batch, int32_t table, const uint8_t *flags)
+{
+    bool nvme = em_engram_tier_of(m->engram) == EM_ENGRAM_TIER_NVME;
+    int32_t end = 0;
+    for (int32_t s = 0; s < batch->n_seqs; s++) {
+        const em_batch_seq *run = &batch->seqs[s];
+        end += run->n_tokens;
+        for (int32_t i = 0; i < run->n_insight; i++)
+            run->insight.cached[i * m->cfg.n_engram_layers + table] =
+                nvme && flags && !(flags[end - run->n_insight + i] & EM_ENGRAM_ROW_READ);
+    }
+}
+
+static int engram(em_model *m, const em_batch *batch, int32_t l, em_engram_ticket *ticket)
 {
     em_backend *be = m->backend;
     int32_t table = m->cfg.role[l].engram_idx;
-    if (table >= 0) {
-        em_engram_rows rows;
-        int r = m->fetched[table] ? 0 : em_engram_take(ticket, table, &rows);
-        lap(m, &m->times.wait);
-        if (r < 0)
-            return r;
-        be->engram(be, l, m->fetched[table] ? NULL : &rows);
-        lap(m, &m->times.engram);
+    em_engram_rows rows;
+    bool here = !m->fetched[table]; /* else the backend fetches them */
+    int r = here ? em_engram_take(ticket, table, &rows) : 0;
+    lap(m, &m->times.wait);
+    if (r == -EIO || r == -EBADMSG)
+        fail_runs(batch, l, &rows, r);
+    else if (r < 0)
+        return r;
+    be->engram(be, l, here ? &rows : NULL);
+    if (wants_insight(batch)) {
+        be->insight(be, l, here ? &rows : NULL);
+        tell_origin(m, batch, table, here ? rows.token_flags : NULL);
     }
+    lap(m, &m->times.engram);
+    return 0;
+}
+
+/* Block l of the specification, section 4.2. */
+static int forward_layer(em_model *m, const em_batch *batch, int32_t l, em_engram_ticket *ticket)
+{
+    em_backend *be = m->backend;
+    int r = m->cfg.role[l].engram_idx >= 0 ? engram(m, batch, l, ticket) : 0;
+    if (r < 0)
+        return r;
     be->hc_pre(be, l, EM_SITE_ATTN);
     lap(m, &m->times.other);
     attention(m, l);
@@ -94,6 +146,8 @@ int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticke
 {
     em_backend *be = m->backend;
     m->lap_ns = em_now_ns();
+    for (int32_t s = 0; s < batch->n_seqs; s++)
+        batch->seqs[s].error = 0;
     int r = be->begin(be, batch, err);
     if (r < 0)
         goto out;
@@ -106,7 +160,7 @@ int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticke
     expect_rows(m, ticket);
     be->embed(be);
     for (int32_t l = 0; l < m->cfg.n_layers; l++) {
-        r = forward_layer(m, l, ticket);
+        r = forward_layer(m, batch, l, ticket);
         if (r < 0) {
             em_error_set(err, r, "the Engram rows of layer %d could not be read", l);
             goto out;
@@ -410,6 +464,18 @@ uint64_t em_model_kv_bytes(const em_model *m)
     em_state_bytes b = em_cpu_state_bytes(&m->cfg, m->shape.block_tokens);
     return (uint64_t)b.block * (uint64_t)m->shape.n_blocks +
            (uint64_t)b.slot * ((uint64_t)m->shape.n_slots + (uint64_t)m->shape.n_snapshots);
+}
+
+em_insight_shape em_model_insight_shape(const em_model *m)
+{
+    if (!m->engram || !m->backend->insight)
+        return (em_insight_shape){0};
+    return (em_insight_shape){m->cfg.n_engram_layers, m->cfg.hc_mult, m->cfg.engram_max_order - 1};
+}
+
+const int32_t *em_model_engram_layers(const em_model *m)
+{
+    return m->cfg.engram_layer;
 }
 
 void em_model_get_times(const em_model *m, em_step_times *ret_times)

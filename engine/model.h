@@ -82,10 +82,17 @@ void em_model_copy_block(em_model *m, int32_t from, int32_t to);
  * in batch order. *ret_ticket is NULL when the model has no Engram layers. */
 int em_model_ask(em_model *m, const em_batch *batch, em_engram_ticket **ret_ticket);
 
+/* What a run's insight holds for each token; n_layers is 0 where nothing can be told: no Engram layers, or a backend that
+ * does not tell. Then no run may have n_insight. */
+em_insight_shape em_model_insight_shape(const em_model *m);
+/* The layer numbers of the Engram layers, in order: [n_layers]. */
+const int32_t *em_model_engram_layers(const em_model *m);
+
 /* Computes the batch: reads and advances each sequence's state, waits for rows where a layer needs them, writes
  * logits [batch->n_logits, vocab_size] in batch order. Any mix of prefill chunks and decode tokens gives the same bits
  * as one token at a time. Takes the ticket of em_model_ask over the same batch and releases it, also on failure; NULL
- * asks here and now. After a failure the sequences of the batch must be dropped. */
+ * asks here and now. After a failure the sequences of the batch must be dropped; rows of Engram that are lost fail their
+ * own runs only (em_batch_seq.error), and the others' bits are as if nothing had happened. */
 int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticket, float *logits, em_error *err);
 
 #endif

@@ -75,6 +75,27 @@ static int check_logits(const em_request *r, em_error *err)
     return 0;
 }
 
+static int check_insight(const em_request *r, const em_engine_info *info, em_error *err)
+{
+    int64_t n = 0;
+    if (r->prompt_engram && !r->engram)
+        return em_error_set(err, -EINVAL, "prompt_engram was asked for without engram.");
+    if (!r->engram)
+        return 0;
+    if (!info->insight.n_layers)
+        return em_error_set(err, -EINVAL,
+                            "engram was asked for, but this model has no Engram layers or its backend does not tell "
+                            "about them: leave it out.");
+    for (int32_t i = 0; i < r->n_prompts; i++)
+        n += em_request_max_new(r, r->prompts[i].n_ids, info->max_len) + (r->prompt_engram ? r->prompts[i].n_ids : 0);
+    if (n * r->n > EM_REQUEST_MAX_INSIGHT)
+        return em_error_set(err, -EINVAL,
+                            "engram was asked for with up to %lld tokens over all choices: at most %d are allowed, so "
+                            "lower max_tokens or n.",
+                            (long long)(n * r->n), EM_REQUEST_MAX_INSIGHT);
+    return 0;
+}
+
 int em_request_check(const em_request *r, const em_engine_info *info, em_error *err)
 {
     if (r->n_prompts < 1 || !r->prompts)
@@ -101,7 +122,9 @@ int em_request_check(const em_request *r, const em_engine_info *info, em_error *
     if (r->cache_salt_len > EM_REQUEST_MAX_SALT_BYTES || (r->cache_salt_len && !r->cache_salt))
         return em_error_set(err, -EINVAL, "cache_salt has %zu bytes: at most %d are allowed.", r->cache_salt_len,
                             EM_REQUEST_MAX_SALT_BYTES);
-    int rc = check_sampling(&r->sampling, err);
+    int rc = check_insight(r, info, err);
+    if (!rc)
+        rc = check_sampling(&r->sampling, err);
     if (!rc)
         rc = check_logits(r, err);
     return rc ? rc : check_stops(r, info, err);
@@ -124,7 +147,9 @@ int32_t em_request_positions(const em_request *r, int32_t n_prompt, int32_t max_
 {
     int32_t max_new = em_request_max_new(r, n_prompt, max_len);
     if (max_new)
-        return n_prompt + max_new - 1;
+        return n_prompt + max_new - !r->engram; /* nothing follows the last, but it may be told about */
+    if (r->prompt_engram)
+        return n_prompt;
     return r->prompt_logprobs ? n_prompt - 1 : 0; /* the last prompt token scores nothing */
 }
 

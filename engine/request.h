@@ -17,7 +17,8 @@ bool em_request_stops_at(const em_request *r, int32_t id, int32_t eos_id);
 /* Tokens that may be generated behind a prompt: max_tokens, cut to what fits. */
 int32_t em_request_max_new(const em_request *r, int32_t n_prompt, int32_t max_len);
 
-/* Positions a choice needs state for: its prompt and all generated tokens but the last, which nothing follows. */
+/* Positions a choice needs state for: its prompt and all generated tokens but the last, which nothing follows (unless
+ * Engram is asked about). */
 int32_t em_request_positions(const em_request *r, int32_t n_prompt, int32_t max_len);
 
 #endif

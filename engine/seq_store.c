@@ -33,7 +33,7 @@ void em_seq_store_done(em_seq_store *st)
 
 bool em_seq_store_shares(const em_seq_store *st, const em_seq *seq)
 {
-    return st->prefix && !seq->live->request->prompt_logprobs;
+    return st->prefix && !em_seq_reports_prompt(seq);
 }
 
 static em_prefix_text text_of(const em_seq *seq)

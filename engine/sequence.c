@@ -2,6 +2,7 @@
 #include "engine/sequence.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -110,6 +111,20 @@ static int grow_held(em_seq *seq, int32_t cap)
     return 0;
 }
 
+static int start_insight(em_seq *seq, const em_insight_shape *shape)
+{
+    seq->insight_from = seq->live->request->prompt_engram ? 0 : seq->prompt->n_ids;
+    size_t n = (size_t)(seq->prompt->n_ids + seq->max_new - seq->insight_from);
+    seq->shape = *shape;
+    seq->insight_memory = malloc(n * em_insight_token_bytes(shape) + 1);
+    if (!seq->insight_memory)
+        return -ENOMEM;
+    seq->insight = em_insight_place(seq->insight_memory, shape, n);
+    for (size_t i = 0; i < n * (size_t)shape->n_layers * (size_t)shape->n_streams; i++)
+        seq->insight.gate[i] = NAN;
+    return 0;
+}
+
 int em_seq_start(em_seq *seq, const em_seq_rules *rules)
 {
     if (seq->started)
@@ -128,8 +143,10 @@ int em_seq_start(em_seq *seq, const em_seq_rules *rules)
         rc = grow_held(seq, FIRST_HELD);
     if (!rc && seq->live->order)
         rc = em_guide_new(em_grammar_order_get(seq->live->order), &seq->guide);
-    if (!rc && r->prompt_logprobs)
+    if (!rc && em_seq_reports_prompt(seq))
         rc = start_scores(seq);
+    if (!rc && r->engram)
+        rc = start_insight(seq, &rules->insight);
     return rc; /* on failure em_seq_done frees */
 }
 
@@ -151,6 +168,9 @@ void em_seq_done(em_seq *seq)
     free(seq->held);
     free(seq->held_top);
     free(seq->out);
+    free(seq->insight_memory);
+    seq->insight_memory = NULL;
+    seq->insight = (em_insight){0};
     seq->ids = NULL;
     seq->held = NULL;
     seq->held_top = NULL;
@@ -163,12 +183,29 @@ int32_t em_seq_goal(const em_seq *seq)
 {
     if (seq->max_new)
         return seq->n_ids;
+    if (seq->live->request->prompt_engram)
+        return seq->prompt->n_ids;
     return seq->live->request->prompt_logprobs ? seq->prompt->n_ids - 1 : 0;
+}
+
+bool em_seq_reports_prompt(const em_seq *seq)
+{
+    return seq->live->request->prompt_logprobs || seq->live->request->prompt_engram;
+}
+
+void em_seq_insight_of(const em_seq *seq, int32_t pos, int32_t n_tokens, int32_t *ret_n, em_insight *ret_insight)
+{
+    int32_t from = pos > seq->insight_from ? pos : seq->insight_from;
+    *ret_n = 0;
+    if (!seq->insight_memory || from >= pos + n_tokens)
+        return;
+    *ret_n = pos + n_tokens - from;
+    *ret_insight = em_insight_from(&seq->insight, &seq->shape, (size_t)(from - seq->insight_from));
 }
 
 bool em_seq_draws(const em_seq *seq)
 {
-    return seq->max_new > 0;
+    return seq->max_new > 0 && seq->finish == EM_FINISH_NONE;
 }
 
 bool em_seq_scores(const em_seq *seq)
@@ -193,7 +230,7 @@ void em_seq_put_score(em_seq *seq, int32_t p, float logprob, const em_top_logpro
 
 bool em_seq_scored(const em_seq *seq)
 {
-    return seq->scores && seq->pos >= seq->prompt->n_ids - 1;
+    return seq->scores && seq->pos >= seq->prompt->n_ids - !seq->live->request->prompt_engram;
 }
 
 /* What every event of a choice tells. */
@@ -213,6 +250,10 @@ void em_seq_score_draft(const em_seq *seq, em_event *ret_draft)
     *ret_draft = draft_of(seq, EM_EVENT_PROMPT);
     ret_draft->tokens = seq->scores;
     ret_draft->n_tokens = seq->prompt->n_ids;
+    if (seq->live->request->prompt_engram) {
+        ret_draft->insight = seq->insight;
+        ret_draft->shape = seq->shape;
+    }
 }
 
 /* --- generated text ----------------------------------------------------------------------------------------- */
@@ -311,8 +352,17 @@ static int32_t count_released(const em_seq *seq)
     return n;
 }
 
+/* What Engram did for the newest token is still to be computed. */
+static bool lacks_insight(const em_seq *seq)
+{
+    bool goes_on = seq->finish == EM_FINISH_NONE || seq->finish == EM_FINISH_STOP || seq->finish == EM_FINISH_LENGTH;
+    return seq->insight_memory && seq->pos < seq->n_ids && goes_on;
+}
+
 bool em_seq_text_draft(em_seq *seq, em_event *ret_draft)
 {
+    if (lacks_insight(seq))
+        return false;
     drop_out(seq);
     *ret_draft = draft_of(seq, EM_EVENT_TEXT);
     ret_draft->finish = seq->finish;
@@ -335,5 +385,10 @@ bool em_seq_text_draft(em_seq *seq, em_event *ret_draft)
     }
     ret_draft->tokens = seq->out;
     ret_draft->n_tokens = seq->n_out;
+    if (seq->insight_memory) {
+        size_t first = (size_t)(seq->n_ids - seq->n_held - seq->insight_from);
+        ret_draft->insight = em_insight_from(&seq->insight, &seq->shape, first);
+        ret_draft->shape = seq->shape;
+    }
     return ret_draft->text_len || ret_draft->n_tokens || seq->finish != EM_FINISH_NONE;
 }

@@ -51,6 +51,7 @@ typedef struct em_seq {
     int32_t max_new; /* tokens to generate at most */
     int32_t pos;     /* positions computed; never above n_ids */
     em_seq_kv kv;
+    em_insight_shape shape; /* of insight */
     bool started;           /* has its buffers; it may have lost slot and blocks since */
     int32_t n_known_blocks; /* of its blocks, from the first: known to the prefix cache */
     int32_t cached_tokens;  /* of the prompt, not computed for this sequence */
@@ -59,7 +60,12 @@ typedef struct em_seq {
 
     em_guide *guide; /* NULL: the answer may be anything */
 
-    /* prompt logprobs, until their event is made */
+    /* what Engram did, with em_request.engram: of positions insight_from .. n_prompt + max_new - 1 */
+    void *insight_memory;
+    em_insight insight;
+    int32_t insight_from;
+
+    /* the prompt's report, until its event is made */
     em_event_token *scores;    /* [n_prompt] or NULL */
     em_top_logprob *score_top; /* [n_prompt, n_top] */
     bool scores_told;          /* not to be made again, should the prompt be computed again */
@@ -113,6 +119,7 @@ typedef struct em_seq_rules {
     const em_tokenizer *tok; /* NULL: none */
     int32_t vocab_size, max_len;
     int32_t eos_id; /* -1: none */
+    em_insight_shape insight;
 } em_seq_rules;
 
 /* Takes the request over on success. The request must have passed em_request_check. -ENOMEM. */
@@ -126,6 +133,11 @@ void em_seq_done(em_seq *seq);
 
 /* Positions to compute with the tokens known now; 0 when nothing is to be computed at all. */
 int32_t em_seq_goal(const em_seq *seq);
+/* Something is told about the prompt itself, so that all of it must be computed for this sequence. */
+bool em_seq_reports_prompt(const em_seq *seq);
+/* Where a run of these positions leaves what Engram did: for how many tokens at its end, and at what place. */
+void em_seq_insight_of(const em_seq *seq, int32_t pos, int32_t n_tokens, int32_t *ret_n, em_insight *ret_insight);
+
 /* A token is drawn from the logits of position goal - 1. */
 bool em_seq_draws(const em_seq *seq);
 /* Logits are wanted at every position up to the last but one of the prompt. */
@@ -134,7 +146,7 @@ bool em_seq_scores(const em_seq *seq);
 /* Stores what the logits of position p - 1 say about prompt token p (1 .. n_prompt - 1); top as em_sampler_logprobs
  * gave it. */
 void em_seq_put_score(em_seq *seq, int32_t p, float logprob, const em_top_logprob *top, int32_t n_top);
-/* All of the prompt is scored and its event is not made yet. */
+/* All that is to be told about the prompt is known and its event is not made yet. */
 bool em_seq_scored(const em_seq *seq);
 /* Fills the EM_EVENT_PROMPT draft; it borrows from seq until em_seq_drop_scores. */
 void em_seq_score_draft(const em_seq *seq, em_event *ret_draft);
@@ -156,7 +168,8 @@ int em_seq_push(em_seq *seq, const em_draw *draw, const em_seq_rules *rules);
  * STOP. -ENOMEM: the very end of the text is lost. */
 int em_seq_end(em_seq *seq, em_finish finish);
 /* Fills the EM_EVENT_TEXT draft with what is released now; false: there is nothing to tell. It borrows from seq until
- * the next call; the tokens in it are taken out. */
+ * the next call; the tokens in it are taken out. Where Engram is asked about, nothing is told while the newest token is
+ * not computed itself, unless the sequence has failed. */
 bool em_seq_text_draft(em_seq *seq, em_event *ret_draft);
 
 #endif

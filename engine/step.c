@@ -246,6 +246,7 @@ static void build_batch(em_stepper *s)
             .n_tokens = run->n_tokens,
             .n_logits = run->n_logits,
         };
+        em_seq_insight_of(run->seq, run->pos, run->n_tokens, &s->batch.seqs[i].n_insight, &s->batch.seqs[i].insight);
     }
 }
 
@@ -409,6 +410,17 @@ static void fork_siblings(em_stepper *s, em_seq *seq, const float *logits)
     }
 }
 
+/* The token behind position pos. What is known up to there is told first where Engram is asked about: all of it is
+ * computed now, and will not be when the new token is there. */
+static int draw_next(em_stepper *s, em_seq *seq, int32_t pos, const float *logits)
+{
+    if (seq->live->request->engram)
+        em_roster_tell(&s->roster, seq);
+    if (pos + 1 == seq->prompt->n_ids)
+        fork_siblings(s, seq, logits);
+    return seq->state == EM_SEQ_FINISHED ? 0 : draw(s, seq, logits); /* finished: no memory to tell */
+}
+
 /* What the step means for one sequence; logits are those of its last n_logits positions. */
 static void read_logits(em_stepper *s, const prepared_run *run, const em_batch_seq *done, const float *logits)
 {
@@ -418,16 +430,18 @@ static void read_logits(em_stepper *s, const prepared_run *run, const em_batch_s
     count_prompt(s, seq);
     em_seq_store_advance(&s->roster.store, seq, done->saves, done->n_saves);
     for (int32_t pos = seq->pos - run->n_logits; pos < seq->pos; pos++) {
-        if (pos + 1 == n_prompt)
-            fork_siblings(s, seq, logits);
-        int rc = pos + 1 < n_prompt ? score(s, seq, logits, pos + 1) : draw(s, seq, logits);
-        if (rc) {
+        int rc = 0;
+        if (pos + 1 < n_prompt)
+            rc = score(s, seq, logits, pos + 1);
+        else if (em_seq_draws(seq))
+            rc = draw_next(s, seq, pos, logits);
+        if (rc)
             fail_seq(s, seq, pos, rc);
+        if (rc || seq->state == EM_SEQ_FINISHED)
             return;
-        }
         logits += s->roster.rules.vocab_size;
     }
-    if (!em_seq_draws(seq) && seq->pos == em_seq_goal(seq))
+    if (!seq->max_new && seq->pos == em_seq_goal(seq))
         em_seq_end(seq, EM_FINISH_LENGTH);
     em_roster_tell(&s->roster, seq);
 }
@@ -445,6 +459,22 @@ static void plan_saves(em_stepper *s)
     }
 }
 
+/* The step went well for all others. */
+static void fail_run(em_stepper *s, em_seq *seq, const em_batch_seq *run)
+{
+    em_error err;
+    if (run->error == -EBADMSG)
+        em_error_set(&err, run->error,
+                     "a row of the Engram table of layer %d is not what its file holds: the memory or the disk is "
+                     "faulty, or the file was changed.",
+                     run->error_layer);
+    else
+        em_error_set(&err, run->error,
+                     "a row of the Engram table of layer %d could not be read: the disk or the file is faulty.",
+                     run->error_layer);
+    em_roster_fail(&s->roster, seq, err.text);
+}
+
 static void run_batch(em_stepper *s)
 {
     em_error err = {.text = ""};
@@ -459,10 +489,12 @@ static void run_batch(em_stepper *s)
     for (int32_t i = 0; i < s->batch.n_seqs; i++) {
         const prepared_run *run = &s->run[i];
         const em_batch_seq *done = &s->batch.seqs[i];
-        if (rc)
+        if (rc || done->error)
             em_seq_store_drop_saves(&s->roster.store, done->saves, done->n_saves);
         if (rc)
             em_roster_fail(&s->roster, run->seq, err.text); /* its state is in doubt; others go on */
+        else if (done->error)
+            fail_run(s, run->seq, done);
         else
             read_logits(s, run, done, logits);
         logits += (int64_t)run->n_logits * s->roster.rules.vocab_size;

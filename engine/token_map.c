@@ -57,24 +57,24 @@ static bool has_replacement(const uint8_t *bytes, size_t len)
     return !em_utf8_valid((const char *)bytes, len) || memmem(bytes, len, EM_UTF8_REPLACEMENT, 3);
 }
 
-static int make_key(builder *b, int32_t id)
+int em_token_map_key(const em_tokenizer *tok, int32_t id, em_buf *out)
 {
-    size_t len, raw_len;
-    const uint8_t *bytes = em_tokenizer_bytes(b->tok, id, &len);
-    em_buf_clear(&b->key);
+    size_t len, raw_len, before = out->len;
+    const uint8_t *bytes = em_tokenizer_bytes(tok, id, &len);
     if (has_replacement(bytes, len)) {
-        const char *raw = em_tokenizer_raw(b->tok, id, &raw_len);
-        return em_buf_append(&b->key, raw, raw_len);
+        const char *raw = em_tokenizer_raw(tok, id, &raw_len);
+        return em_buf_append(out, raw, raw_len);
     }
-    int r = em_token_normalize(bytes, len, &b->key);
-    if (r == 0 && b->key.len == 0)
-        r = em_buf_append(&b->key, bytes, len);
+    int r = em_token_normalize(bytes, len, out);
+    if (r == 0 && out->len == before)
+        r = em_buf_append(out, bytes, len);
     return r;
 }
 
 static int class_of_id(builder *b, int32_t id, int32_t *ret_class)
 {
-    if (make_key(b, id) < 0)
+    em_buf_clear(&b->key);
+    if (em_token_map_key(b->tok, id, &b->key) < 0)
         return -ENOMEM;
     const char *key = b->key.data ? b->key.data : "";
     int32_t cls = em_string_map_get(&b->classes, key, b->key.len);

@@ -141,7 +141,8 @@ void em_engram_peek(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_
         return;
     }
     const em_part *part = &t->part[table_idx];
-    *ret_rows = (em_engram_rows){t->n_tokens, t->gather->n_cols, part->codes, part->scales, part->row_id, part->ready};
+    *ret_rows = (em_engram_rows){t->n_tokens,  t->gather->n_cols, part->codes, part->scales,
+                                 part->row_id, part->ready,       part->flags};
 }
 
 int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows)
@@ -149,8 +150,7 @@ int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_r
     if (table_idx < 0 || table_idx >= t->gather->tables->n_tables)
         return -EINVAL;
     int rc = em_gather_wait(t->gather, t, table_idx);
-    if (!rc)
-        em_engram_peek(t, table_idx, ret_rows);
+    em_engram_peek(t, table_idx, ret_rows);
     return rc;
 }
 

@@ -168,22 +168,28 @@ int em_engram_copy_rows(const em_engram *g, int32_t table_idx, const int64_t *ro
 int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engram_ticket **ret_ticket);
 
 #define EM_ENGRAM_READY 1u
-#define EM_ENGRAM_FAILED 2u /* some row could not be read: take says why, what lies there means nothing */
+#define EM_ENGRAM_FAILED 2u /* in place, but some tokens' rows are lost: take says why, token_flags whose */
+
+/* Of one token and table. */
+#define EM_ENGRAM_ROW_READ 1u /* some row came from its file for this ask; nvme tier only */
+#define EM_ENGRAM_ROW_LOST 2u /* some row could not be read, or is not what its file holds: its codes are zeros */
 
 /* The rows of one table, side by side. */
 typedef struct em_engram_rows {
     int32_t n_tokens, n_cols;
-    const uint8_t *codes;  /* [n_tokens, n_cols, row_bytes]: the input of wkv, still packed */
-    const uint8_t *scales; /* [n_tokens, n_cols, head_dim / 32] UE8M0 or [n_tokens, n_cols] float32, else NULL */
-    const int64_t *row_id; /* [n_tokens, n_cols] */
-    const uint32_t *ready; /* becomes EM_ENGRAM_READY (release order) when codes and scales are in place: a device
+    const uint8_t *codes;       /* [n_tokens, n_cols, row_bytes]: the input of wkv, still packed */
+    const uint8_t *scales;      /* [n_tokens, n_cols, head_dim / 32] UE8M0 or [n_tokens, n_cols] float32, else NULL */
+    const int64_t *row_id;      /* [n_tokens, n_cols] */
+    const uint32_t *ready;      /* becomes EM_ENGRAM_READY (release order) when codes and scales are in place: a device
                              * stream can wait for this word; it lies in memory of the em_engram_mem pair */
+    const uint8_t *token_flags; /* [n_tokens] EM_ENGRAM_ROW_*, to be read once ready is not 0 */
 } em_engram_rows;
 
 /* Waits until the rows of one table are there (normally they are) and gives them out; they live until release. A
  * gather that nobody has begun is done by the caller itself instead of waiting, but for reads from a disk. 0; -EINVAL: no
- * such table; -EIO: a row could not be read (nvme tier); -EBADMSG: a row is not what its file holds (opts.verify). The
- * ticket's other tables may be fine. */
+ * such table; -EIO: a row could not be read (nvme tier); -EBADMSG: a row is not what its file holds (opts.verify). After
+ * the latter two *ret_rows is filled all the same: the tokens that token_flags does not call lost have their right rows,
+ * and so may the ticket's other tables. */
 int em_engram_take(em_engram_ticket *t, int32_t table_idx, em_engram_rows *ret_rows);
 
 /* The same without waiting: for a consumer that waits on `ready` itself. */
@@ -216,9 +222,10 @@ typedef struct em_engram_stats {
     /* nvme tier. What threads have brought: rows without those wanted twice in a bucket and ask; of them found in the
      * cache, and read; bytes of the blocks read; buckets of asks in which a row could not be read */
     uint64_t rows_unique, rows_cached, rows_read, read_bytes, read_errors;
-    uint32_t most_in_flight;              /* reads at a time, ever */
-    bool io_uring;                        /* false: it is forbidden here, threads read instead */
-    uint64_t cache_bytes;                 /* of the row cache; part of resident_bytes */
+    uint32_t most_in_flight;            /* reads at a time, ever */
+    uint64_t rows_verified, rows_wrong; /* with verify: compared with their file; different, or not to be read there */
+    bool io_uring;                      /* false: it is forbidden here, threads read instead */
+    uint64_t cache_bytes;               /* of the row cache; part of resident_bytes */
     uint64_t table_bytes, resident_bytes; /* of all tables; resident: in memory of our own, or in the page cache now */
     uint64_t staging_bytes;               /* for rows in flight, taken at open */
     int32_t n_tables;

@@ -96,7 +96,7 @@ static bool claim_next(em_gather *g, em_chunk *ret_chunk)
 }
 
 /* 0, or what verifying has found. */
-static int copy_chunk(const em_gather *g, const em_chunk *chunk)
+static int copy_chunk(em_gather *g, const em_chunk *chunk)
 {
     const em_part *part = &chunk->ticket->part[chunk->table_idx];
     const em_engram_table *view = &g->tables->view[chunk->table_idx];
@@ -189,7 +189,7 @@ static void *fetch_main(void *arg)
             em_reader_wait(reader);
         }
         while (em_reader_next(reader, &fetched)) {
-            int wrong = fetched.error ? 0 : em_verify_chunk(&g->verify, &fetched.chunk);
+            int wrong = em_verify_chunk(&g->verify, &fetched.chunk);
             pthread_mutex_lock(&g->lock);
             finish_fetched(g, &fetched, wrong);
             pthread_mutex_unlock(&g->lock);
@@ -324,6 +324,7 @@ static void reset_parts(em_gather *g, em_engram_ticket *t, int64_t n_rows)
         part->next_chunk = part->n_done = 0;
         part->error = 0;
         part->taken = false;
+        memset(part->flags, 0, (size_t)t->n_tokens);
         __atomic_store_n(part->ready, 0, __ATOMIC_RELAXED);
     }
 }
@@ -450,5 +451,7 @@ void em_gather_get_stats(em_gather *g, em_engram_stats *ret_stats)
     *ret_stats = g->stats;
     ret_stats->staging_bytes = g->staging.block_bytes * (size_t)g->staging.n_tickets;
     ret_stats->most_in_flight = __atomic_load_n(&g->tables->disk.most_in_flight, __ATOMIC_RELAXED);
+    ret_stats->rows_verified = __atomic_load_n(&g->verify.n_compared, __ATOMIC_RELAXED);
+    ret_stats->rows_wrong = __atomic_load_n(&g->verify.n_wrong, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&g->lock);
 }

@@ -150,6 +150,19 @@ static void spread(const em_reader *r, const em_read_job *job, const em_wanted *
     }
 }
 
+/* What a read has brought, to every place that wants it; row NULL: nothing. */
+static void settle(const em_reader *r, const em_read_job *job, const em_wanted *w, const uint8_t *row)
+{
+    em_part *part = part_of(job);
+    if (row)
+        spread(r, job, w, row);
+    for (uint32_t at = w->at; at != EM_NO_ROW; at = part->same[at]) {
+        em_part_flag(part, at, EM_ENGRAM_ROW_READ);
+        if (!row)
+            em_part_lose(part, at);
+    }
+}
+
 /* Scales are in memory. */
 static void copy_scales(const em_reader *r, const em_chunk *chunk)
 {
@@ -181,10 +194,10 @@ static void finish_read(em_reader *r, em_read_slot *slot, int error)
     const uint8_t *row = buffer_of(r, slot) + slot->span.row_at;
 
     em_disk_count_end(r->disk);
+    settle(r, job, &slot->wanted, error ? NULL : row);
     if (error) {
         job->result.error = error;
     } else {
-        spread(r, job, &slot->wanted, row);
         em_row_cache_put(&r->disk->cache, em_disk_key(table_idx, slot->wanted.row_id), row);
     }
     r->free_slot[r->n_free_slots++] = (int32_t)(slot - r->slot);

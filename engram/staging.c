@@ -9,7 +9,7 @@
 
 /* The arrays of one part, as offsets into a ticket's block. */
 typedef struct em_layout {
-    size_t codes, scales, row_id, ready;
+    size_t codes, scales, row_id, ready, flags;
 } em_layout;
 
 static bool add_array(size_t *end, size_t n, size_t element_bytes, size_t *ret_at)
@@ -30,7 +30,8 @@ static bool lay_out(const em_engram_spec *spec, int32_t max_tokens, em_layout *l
         if (!add_array(&end, n, em_engram_row_bytes(spec), &layout[t].codes) ||
             !add_array(&end, n, em_engram_scale_bytes(spec), &layout[t].scales) ||
             !add_array(&end, n, sizeof(int64_t), &layout[t].row_id) ||
-            !add_array(&end, 1, sizeof(uint32_t), &layout[t].ready))
+            !add_array(&end, 1, sizeof(uint32_t), &layout[t].ready) ||
+            !add_array(&end, (size_t)max_tokens, 1, &layout[t].flags))
             return false;
     *ret_bytes = end;
     return true;
@@ -46,6 +47,9 @@ static void place_parts(em_engram_ticket *ticket, const em_engram_spec *spec, co
         part->row_id = (int64_t *)(block + layout[t].row_id);
         part->ready = (uint32_t *)(block + layout[t].ready);
         *part->ready = 0;
+        part->flags = block + layout[t].flags;
+        part->row_bytes = em_engram_row_bytes(spec);
+        part->n_cols = (spec->max_order - 1) * spec->n_heads;
     }
 }
 

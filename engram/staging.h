@@ -4,6 +4,8 @@
 
 #include "engram/internal.h"
 
+#include <string.h>
+
 typedef struct em_gather em_gather;
 
 #define EM_NO_ROW UINT32_MAX
@@ -14,6 +16,9 @@ typedef struct em_part {
     uint8_t *codes;  /* [max_tokens * n_cols, row_bytes] */
     uint8_t *scales; /* [max_tokens * n_cols, scale_bytes] or NULL */
     int64_t *row_id; /* [max_tokens * n_cols] */
+    uint8_t *flags;  /* [max_tokens] EM_ENGRAM_ROW_* of each token; several threads may add to one */
+    size_t row_bytes;
+    int32_t n_cols;
     uint32_t *same;  /* nvme tier: the next place of the same row, or EM_NO_ROW; else NULL */
     uint32_t *ready; /* the consumer's word: 0, then EM_ENGRAM_READY or EM_ENGRAM_FAILED with release order; never back
                       * to 0 before the next ask */
@@ -61,6 +66,19 @@ typedef struct em_staging {
     size_t block_bytes; /* of one ticket */
     em_engram_mem mem;
 } em_staging;
+
+/* Marks the token of the row at a place; any thread that has claimed the place. */
+static inline void em_part_flag(em_part *part, size_t at, uint8_t flag)
+{
+    __atomic_fetch_or(&part->flags[at / (size_t)part->n_cols], flag, __ATOMIC_RELAXED);
+}
+
+/* The row at a place is not to be had. */
+static inline void em_part_lose(em_part *part, size_t at)
+{
+    memset(part->codes + at * part->row_bytes, 0, part->row_bytes);
+    em_part_flag(part, at, EM_ENGRAM_ROW_LOST);
+}
 
 int em_staging_open(em_staging *staging, const em_engram_spec *spec, const em_engram_opts *opts, char *err,
                     size_t err_len);

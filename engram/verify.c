@@ -68,22 +68,35 @@ static int compare(int fd, uint64_t offset, const uint8_t *p, size_t bytes)
     return 0;
 }
 
-int em_verify_chunk(const em_verify *v, const em_chunk *chunk)
+static int compare_row(const em_verify *v, const em_verify_table *table, const em_part *part, size_t at)
 {
-    if (!v->n_tables)
-        return 0;
-    const em_verify_table *table = &v->table[chunk->table_idx];
-    const em_part *part = &chunk->ticket->part[chunk->table_idx];
+    uint64_t row = (uint64_t)part->row_id[at];
+    int rc = compare(table->codes_fd, table->codes_offset + row * v->row_bytes, part->codes + at * v->row_bytes,
+                     v->row_bytes);
+    if (rc || !v->scale_bytes)
+        return rc;
+    return compare(table->scales_fd, table->scales_offset + row * v->scale_bytes, part->scales + at * v->scale_bytes,
+                   v->scale_bytes);
+}
+
+int em_verify_chunk(em_verify *v, const em_chunk *chunk)
+{
+    em_part *part = &chunk->ticket->part[chunk->table_idx];
+    uint64_t n_wrong = 0;
     int rc = 0;
 
-    for (size_t i = 0; !rc && i < chunk->n_rows; i++) {
+    if (!v->n_tables)
+        return 0;
+    for (size_t i = 0; i < chunk->n_rows; i++) {
         size_t at = chunk->first_row + i * chunk->stride;
-        uint64_t row = (uint64_t)part->row_id[at];
-        rc = compare(table->codes_fd, table->codes_offset + row * v->row_bytes, part->codes + at * v->row_bytes,
-                     v->row_bytes);
-        if (!rc && v->scale_bytes)
-            rc = compare(table->scales_fd, table->scales_offset + row * v->scale_bytes,
-                         part->scales + at * v->scale_bytes, v->scale_bytes);
+        int r = compare_row(v, &v->table[chunk->table_idx], part, at);
+        if (r) {
+            rc = r;
+            n_wrong++;
+            em_part_lose(part, at);
+        }
     }
+    __atomic_fetch_add(&v->n_compared, chunk->n_rows, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&v->n_wrong, n_wrong, __ATOMIC_RELAXED);
     return rc;
 }

@@ -62,9 +62,11 @@ typedef struct em_cpu {
     float *x, *y;              /* [T, H] sublayer in and out */
 
     /* Engram */
-    float *engram_in;   /* [T, n_cols * head_dim] widened rows */
-    float *engram_kv;   /* [T, (hc + 1) * H] keys, value */
-    float *engram_gate; /* [T, hc] */
+    float *engram_in;       /* [T, n_cols * head_dim] widened rows */
+    float *engram_kv;       /* [T, (hc + 1) * H] keys, value */
+    float *engram_gate;     /* [T, hc] */
+    int32_t *insight_token; /* [T] tokens whose shares are told, ascending */
+    float **insight_share;  /* [T] where the shares of each of them go: [orders] */
 
     /* attention */
     float *q_lat;                 /* [T, q_lora_rank] */
@@ -160,6 +162,7 @@ void em_cpu_load_key(const em_cpu *c, const uint8_t *row, float *x);
 /* --- stages (one file each) */
 void em_cpu_embed(em_backend *be);
 void em_cpu_engram(em_backend *be, int32_t layer, const em_engram_rows *rows);
+void em_cpu_insight(em_backend *be, int32_t layer, const em_engram_rows *rows);
 void em_cpu_hc_pre(em_backend *be, int32_t layer, em_site site);
 void em_cpu_hc_post(em_backend *be, int32_t layer, em_site site);
 void em_cpu_attention(em_backend *be, int32_t layer);

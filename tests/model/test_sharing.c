@@ -69,6 +69,8 @@ static em_request *request(unsigned long long seed, const em_engine_info *info, 
     q->sampling = (em_sampling){.temperature = i % 2 ? 1.0f : 0.0f, .top_p = 0.95f, .seed = r};
     q->logprobs = i % 3 - 1;
     q->prompt_logprobs = i % 6 == 5;
+    q->engram = info->insight.n_layers && i % 3 != 1;
+    q->prompt_engram = q->engram && i % 4 == 1;
     return q;
 }
 
@@ -199,6 +201,8 @@ START_TEST(put_back_as_through)
             r->ignore_eos = true;
             r->logprobs = i % 3 - 1;
             r->prompt_logprobs = i == 2;
+            r->engram = i > 1;
+            r->prompt_engram = i == 4;
             r->sampling = (em_sampling){.temperature = i % 2 ? 1.0f : 0.0f, .top_p = 1, .seed = (uint64_t)i};
             c[crowded][i] = submit(e, r);
         }

@@ -69,6 +69,8 @@ void collector_free(collector *c)
         free(c->choice[i].text);
         free_tokens(c->choice[i].tokens, c->choice[i].n_tokens);
         free_tokens(c->choice[i].prompt, c->choice[i].n_prompt);
+        free(c->choice[i].insight.v);
+        free(c->choice[i].prompt_insight.v);
     }
     free(c->choice);
     pthread_cond_destroy(&c->changed);
@@ -92,6 +94,28 @@ static void keep_tokens(em_event_token **tokens, int32_t *n, const em_event *ev)
     }
 }
 
+static size_t insight_floats(const em_insight_shape *s)
+{
+    return (size_t)s->n_layers * (size_t)(s->n_streams + s->n_orders);
+}
+
+static void keep_insight(insight_list *list, const em_event *ev)
+{
+    if (!ev->insight.gate)
+        return;
+    const em_insight_shape *s = &ev->shape;
+    size_t one = insight_floats(s);
+    list->v = must_alloc(list->v, (size_t)(list->n_tokens + ev->n_tokens) * one * sizeof(*list->v));
+    float *out = list->v + (size_t)list->n_tokens * one;
+    for (int32_t i = 0; i < ev->n_tokens * s->n_layers; i++) {
+        memcpy(out, ev->insight.gate + i * s->n_streams, (size_t)s->n_streams * sizeof(*out));
+        memcpy(out + s->n_streams, ev->insight.share + i * s->n_orders, (size_t)s->n_orders * sizeof(*out));
+        out += s->n_streams + s->n_orders;
+    }
+    list->n_tokens += ev->n_tokens;
+    list->shape = *s;
+}
+
 static void keep_text(choice_result *r, const em_event *ev)
 {
     MUST(em_utf8_valid(ev->text, ev->text_len), "choice %d", ev->choice);
@@ -103,6 +127,7 @@ static void keep_text(choice_result *r, const em_event *ev)
     for (int32_t i = 1; i < ev->n_tokens; i++)
         MUST(ev->tokens[i].text_offset >= ev->tokens[i - 1].text_offset, "offsets run backwards");
     keep_tokens(&r->tokens, &r->n_tokens, ev);
+    keep_insight(&r->insight, ev);
     MUST(r->n_tokens <= ev->completion_tokens, "%d tokens told, %d counted", r->n_tokens, ev->completion_tokens);
     r->n_events++;
 }
@@ -133,6 +158,7 @@ static void on_event(void *ctx, em_event *ev)
         MUST(!r->n_events && !r->n_prompt, "prompt scores come first, and once");
         MUST(!ev->text_len && !ev->finish && !ev->last, "a prompt event says more than it should");
         keep_tokens(&r->prompt, &r->n_prompt, ev);
+        keep_insight(&r->prompt_insight, ev);
         MUST(r->n_prompt == ev->prompt_tokens, "%d scores of %d tokens", r->n_prompt, ev->prompt_tokens);
     } else {
         keep_text(r, ev);
@@ -223,6 +249,15 @@ int32_t collector_step_ends(collector *c)
 
 /* --- comparing ---------------------------------------------------------------------------------------------- */
 
+static bool same_insight(const insight_list *a, const insight_list *b, const char *what)
+{
+    size_t bytes = (size_t)a->n_tokens * insight_floats(&a->shape) * sizeof(*a->v);
+    if (a->n_tokens == b->n_tokens && (!bytes || !memcmp(a->v, b->v, bytes)))
+        return true;
+    fprintf(stderr, "%s differs: of %d and %d tokens\n", what, a->n_tokens, b->n_tokens);
+    return false;
+}
+
 static bool same_float(float a, float b)
 {
     return memcmp(&a, &b, sizeof(a)) == 0;
@@ -258,5 +293,7 @@ bool choice_results_equal(const choice_result *a, const choice_result *b)
         return false;
     }
     return same_tokens(a->tokens, b->tokens, a->n_tokens, "answer") &&
-           same_tokens(a->prompt, b->prompt, a->n_prompt, "prompt");
+           same_tokens(a->prompt, b->prompt, a->n_prompt, "prompt") &&
+           same_insight(&a->insight, &b->insight, "insight of the answer") &&
+           same_insight(&a->prompt_insight, &b->prompt_insight, "insight of the prompt");
 }

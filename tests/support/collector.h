@@ -4,6 +4,13 @@
 
 #include "engine/engine.h"
 
+/* Gates, then shares, of tokens one behind the other. */
+typedef struct insight_list {
+    float *v;         /* [n_tokens, n_layers, n_streams + n_orders] */
+    int32_t n_tokens; /* 0: nothing was told */
+    em_insight_shape shape;
+} insight_list;
+
 typedef struct choice_result {
     char *text; /* NUL-terminated */
     size_t text_len;
@@ -11,7 +18,8 @@ typedef struct choice_result {
     int32_t n_tokens;
     em_event_token *prompt; /* [n_prompt] from EM_EVENT_PROMPT */
     int32_t n_prompt;
-    int32_t n_events; /* EM_EVENT_TEXT */
+    insight_list insight, prompt_insight; /* of tokens, of prompt */
+    int32_t n_events;                     /* EM_EVENT_TEXT */
     em_finish finish;
     int32_t prompt_tokens, completion_tokens;
     int32_t cached_tokens; /* of the last event; no part of the answer */

@@ -125,6 +125,19 @@ bool em_engine_token_is_special(const em_engine *e, int32_t id)
     return id >= 256 && id < 256 + n_added(e) && added[id - 256].special;
 }
 
+/* Letters in lower case, as a normal form would have them. */
+int em_engine_engram_text(const em_engine *e, int32_t id, em_buf *out)
+{
+    size_t len;
+    const char *bytes = (const char *)em_engine_token_bytes(e, id, &len);
+    for (size_t i = 0; i < len; i++) {
+        char c = bytes[i] >= 'A' && bytes[i] <= 'Z' ? (char)(bytes[i] + 32) : bytes[i];
+        if (em_buf_append(out, &c, 1))
+            return -ENOMEM;
+    }
+    return 0;
+}
+
 em_request *em_request_free(em_request *r)
 {
     if (!r)

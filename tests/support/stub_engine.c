@@ -294,6 +294,11 @@ bool em_engine_token_is_special(const em_engine *e, int32_t id)
     return id < 2;
 }
 
+int em_engine_engram_text(const em_engine *e, int32_t id, em_buf *out)
+{
+    return em_buf_printf(out, "t%d", id);
+}
+
 static void tell_begin(const em_request *r)
 {
     if (r->client[0] || r->priority || r->cache_salt_len)

@@ -141,6 +141,16 @@ const char *em_model_backend_why(const em_model *m)
     return "";
 }
 
+em_insight_shape em_model_insight_shape(const em_model *m)
+{
+    return m->stub.insight;
+}
+
+const int32_t *em_model_engram_layers(const em_model *m)
+{
+    return m->cfg.engram_layer;
+}
+
 const char *em_model_backend_name(const em_model *m)
 {
     return "stub";
@@ -304,6 +314,30 @@ static void check_batch(em_model *m, const em_batch *batch)
     pthread_mutex_unlock(&counts_lock);
 }
 
+/* A gate says which token of which position it belongs to. */
+static void tell(const em_model *m, const em_batch_seq *q)
+{
+    const em_insight_shape *s = &m->stub.insight;
+    MUST(q->n_insight >= 0 && q->n_insight <= q->n_tokens, "%d tokens of %d are to be told of", q->n_insight,
+         q->n_tokens);
+    for (int32_t i = 0; i < q->n_insight; i++) {
+        int32_t p = q->pos + q->n_tokens - q->n_insight + i;
+        em_insight in = em_insight_from(&q->insight, s, (size_t)i);
+        for (int32_t l = 0; l < s->n_layers; l++) {
+            for (int32_t k = 0; k < s->n_streams; k++)
+                in.gate[l * s->n_streams + k] = stub_model_gate(q->tokens[p], p, l, k);
+            for (int32_t k = 0; k < s->n_orders; k++)
+                in.share[l * s->n_orders + k] = 1.0f / (float)s->n_orders;
+            in.cached[l] = p % 2 == 0;
+        }
+    }
+}
+
+float stub_model_gate(int32_t token, int32_t pos, int32_t layer, int32_t stream)
+{
+    return (float)((token * 31 + pos * 7 + layer * 3 + stream) % 1000) / 1000.0f;
+}
+
 int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticket, float *logits, em_error *err)
 {
     check_batch(m, batch);
@@ -312,6 +346,7 @@ int em_model_forward(em_model *m, const em_batch *batch, em_engram_ticket *ticke
         return em_error_set(err, rc, "the stub was told to fail.");
     for (int32_t i = 0; i < batch->n_seqs; i++) {
         const em_batch_seq *q = &batch->seqs[i];
+        tell(m, q);
         for (int32_t n = q->pos + q->n_tokens - q->n_logits; n < q->pos + q->n_tokens; n++) {
             m->stub.logits(m->stub.ctx, q->tokens, n + 1, logits);
             logits += m->cfg.vocab_size;

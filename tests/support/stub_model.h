@@ -12,12 +12,15 @@ typedef struct stub_model {
     int32_t n_blocks, block_tokens;
     int32_t n_snapshots; /* 0: 8; -1: none */
     bool saves_inside;
+    em_insight_shape insight; /* what it can tell: gates as stub_model_gate, equal shares, cached at even positions */
     /* The logits behind tokens[0 .. n-1]: a function of these alone, so that batching cannot matter. */
     void (*logits)(void *ctx, const int32_t *tokens, int32_t n, float *row);
     /* Before a batch is computed; may block. Non-zero fails the step. May be NULL. */
     int (*on_forward)(void *ctx, const em_batch *batch);
     void *ctx;
 } stub_model;
+
+float stub_model_gate(int32_t token, int32_t pos, int32_t layer, int32_t stream);
 
 /* What the next em_model_open gives. */
 void stub_model_set(const stub_model *stub);

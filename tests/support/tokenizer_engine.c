@@ -53,3 +53,10 @@ bool em_engine_token_is_special(const em_engine *e, int32_t id)
 {
     return em_tokenizer_is_special(e->tok, id);
 }
+
+int em_engine_engram_text(const em_engine *e, int32_t id, em_buf *out)
+{
+    size_t len;
+    const uint8_t *bytes = em_tokenizer_bytes(e->tok, id, &len);
+    return em_buf_append(out, bytes, len);
+}
