@@ -96,6 +96,7 @@ need_deploy_tests() {
     need cmd:groff groff-base
     need cmd:nginx nginx-light
     need cmd:promtool prometheus
+    need cmd:strace strace
 }
 
 # The other compiler: fuzzing, a second opinion on warnings.
@@ -103,4 +104,18 @@ need_clang() {
     need cmd:clang clang
     need sanitizers:clang libclang-rt-dev
     need cmd:llvm-symbolizer llvm
+}
+
+# What makes Debian packages.
+need_packaging() {
+    need cmd:dpkg-buildpackage dpkg-dev
+    need cmd:dh debhelper
+}
+
+# What builds and runs an image without a daemon.
+need_image() {
+    need cmd:buildah buildah
+    need cmd:podman podman
+    need cmd:runc runc
+    need cmd:debootstrap debootstrap
 }
