@@ -81,7 +81,7 @@ static const em_field_rule prompt_rules[] = {
 };
 /* clang-format on */
 
-static const em_field_table all_fields = {rules, sizeof rules / sizeof *rules};
+const em_field_table em_chat_fields = {rules, sizeof rules / sizeof *rules};
 static const em_field_table prompt_fields = {prompt_rules, sizeof prompt_rules / sizeof *prompt_rules};
 
 /* An unknown model is judged before everything else. */
@@ -258,7 +258,7 @@ static int parse_fields(const em_body *body, const em_api_context *ctx, params *
     em_chat_template t;
     int r = check_model(body, ctx, err);
     if (!r)
-        r = em_fields_apply(body, all_fields.rules, all_fields.n, ctx, p, err);
+        r = em_fields_apply(body, &em_chat_fields, ctx, p, err);
     if (!r)
         r = em_generation_check(&p->gen, err);
     if (!r)
@@ -319,11 +319,12 @@ static int read_dialog(const em_body *body, const em_api_context *ctx, const em_
         return em_api_no_memory(err);
     rest->n_fields = 0;
     for (int i = 0; i < body->n_fields; i++)
-        if (em_fields_know(&prompt_fields, body->fields[i].name) || !em_fields_know(&all_fields, body->fields[i].name))
+        if (em_fields_know(&prompt_fields, body->fields[i].name) ||
+            !em_fields_know(&em_chat_fields, body->fields[i].name))
             rest->fields[rest->n_fields++] = body->fields[i];
     int r = check_model(rest, ctx, err);
     if (!r)
-        r = em_fields_apply(rest, prompt_fields.rules, prompt_fields.n, ctx, &p, err);
+        r = em_fields_apply(rest, &prompt_fields, ctx, &p, err);
     if (!r)
         r = em_dialog_read(&p.dialog, t, ctx, d, err);
     free(rest); /* the texts of fields belong to the caller's body */

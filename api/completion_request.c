@@ -52,6 +52,8 @@ static const em_field_rule completion_rules[] = {
     {"structured_outputs", EM_FIELD_UNSUPPORTED},
 };
 
+const em_field_table em_completion_fields = {completion_rules, sizeof completion_rules / sizeof *completion_rules};
+
 /* --- rules between fields ----------------------------------------------------------------------------------- */
 
 static int64_t samples_of(const params *p)
@@ -181,7 +183,7 @@ static int build(params *p, em_prompts *prompts, const em_api_context *ctx, em_c
 static int parse_fields(const em_body *body, const em_api_context *ctx, params *p, em_completion **ret,
                         em_api_error *err)
 {
-    int r = em_fields_apply(body, completion_rules, sizeof completion_rules / sizeof *completion_rules, ctx, p, err);
+    int r = em_fields_apply(body, &em_completion_fields, ctx, p, err);
     if (!r)
         r = check_together(p, err);
     em_prompts prompts = {0};

@@ -230,11 +230,11 @@ static int apply_field(const em_field *f, const em_field_rule *rules, size_t n_r
     return em_api_error_set(err, 400, "unknown_parameter", f->name, "Unknown parameter '%s'", f->name);
 }
 
-int em_fields_apply(const em_body *body, const em_field_rule *rules, size_t n_rules, const em_api_context *ctx,
-                    void *into, em_api_error *err)
+int em_fields_apply(const em_body *body, const em_field_table *table, const em_api_context *ctx, void *into,
+                    em_api_error *err)
 {
     int r = 0;
     for (int i = 0; i < body->n_fields && !r; i++)
-        r = apply_field(&body->fields[i], rules, n_rules, ctx, into, err);
+        r = apply_field(&body->fields[i], table->rules, table->n, ctx, into, err);
     return r;
 }

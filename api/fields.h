@@ -41,9 +41,12 @@ typedef struct em_field_rule {
     bool nul_ok; /* strings in it may hold U+0000: the endpoint reads them with their lengths */
 } em_field_rule;
 
+/* The bodies of POST /v1/completions, /v1/chat/completions, /tokenize with a text, and /detokenize. */
+extern const em_field_table em_completion_fields, em_chat_fields, em_tokenize_fields, em_detokenize_fields;
+
 /* Takes every field of the body through its rule. */
-int em_fields_apply(const em_body *body, const em_field_rule *rules, size_t n_rules, const em_api_context *ctx,
-                    void *into, em_api_error *err);
+int em_fields_apply(const em_body *body, const em_field_table *table, const em_api_context *ctx, void *into,
+                    em_api_error *err);
 
 bool em_fields_know(const em_field_table *table, const char *name);
 

@@ -29,6 +29,9 @@ static const em_field_rule detokenize_rules[] = {
 };
 /* clang-format on */
 
+const em_field_table em_tokenize_fields = {tokenize_rules, sizeof tokenize_rules / sizeof *tokenize_rules};
+const em_field_table em_detokenize_fields = {detokenize_rules, sizeof detokenize_rules / sizeof *detokenize_rules};
+
 /* The body checked as a whole; the caller frees it. */
 static int read_body(const char *text, size_t len, const em_api_context *ctx, em_body **ret_body, em_api_error *err)
 {
@@ -68,7 +71,7 @@ static int tokenize_text(const tokenize_params *p, const em_api_context *ctx, em
 static int tokenize_prompt(const em_body *body, const em_api_context *ctx, em_ids *ids, em_api_error *err)
 {
     tokenize_params p = {.add_special_tokens = true};
-    int r = em_fields_apply(body, tokenize_rules, sizeof tokenize_rules / sizeof *tokenize_rules, ctx, &p, err);
+    int r = em_fields_apply(body, &em_tokenize_fields, ctx, &p, err);
     return r ? r : tokenize_text(&p, ctx, ids, err);
 }
 
@@ -143,7 +146,7 @@ int em_api_detokenize(const char *text, size_t len, const em_api_context *ctx, e
     int r = read_body(text, len, ctx, &body, err);
     if (r)
         return r;
-    r = em_fields_apply(body, detokenize_rules, sizeof detokenize_rules / sizeof *detokenize_rules, ctx, &p, err);
+    r = em_fields_apply(body, &em_detokenize_fields, ctx, &p, err);
     if (!r)
         r = read_tokens(p.tokens, ctx, &ids, err);
     if (!r) {
