@@ -86,7 +86,7 @@ class OpenAI(Case):
         self.assertTrue(e.exception.request_id)
 
     def test_bad_requests(self):
-        for field, value in [("temperature", 9), ("max_tokens", -1), ("n", 0), ("best_of", 3), ("stop", [""]),
+        for field, value in [("temperature", 9), ("max_tokens", -1), ("n", 0), ("best_of", 21), ("stop", [""]),
                              ("logprobs", 50), ("prompt", [])]:
             with self.assertRaises(openai.BadRequestError) as e:
                 self.client.completions.create(**{**PARIS, field: value})
