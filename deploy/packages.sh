@@ -88,6 +88,9 @@ need_tests() {
     need cmd:wrk wrk
     need 'file:/usr/lib/*/faketime/libfaketimeMT.so.1' libfaketime
     need_deploy_tests
+    # the page in a real browser
+    need cmd:chromium chromium
+    need cmd:chromedriver chromium-driver
 }
 
 # What judges units, manual pages and dashboards, and what the server is rolled out behind.

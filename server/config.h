@@ -49,6 +49,7 @@ typedef struct em_config {
     em_strings allowed_host, cors_origin;
     char *api_key_file;
     bool public_metrics;
+    bool no_page; /* nothing at / */
     char *default_thinking;
     bool ignore_unknown_fields;
 

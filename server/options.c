@@ -67,6 +67,8 @@ const em_option em_options[] = {
      "file of `name key` lines: requests need one of the keys, but /health, /ready and /; read again on SIGHUP"},
     {"public-metrics", EM_OPTION_BOOL, SERVE, AT(public_metrics), 0, 0, NULL, "false", NULL,
      "/metrics needs no key either"},
+    {"no-page", EM_OPTION_BOOL, SERVE, AT(no_page), 0, 0, NULL, "false", NULL,
+     "serve no page at /, only the API"},
     {"cors-origin", EM_OPTION_LIST, SERVE, AT(cors_origin), 0, 0, NULL, NULL, "ORIGIN",
      "origins whose pages may read answers, like https://app.example, or *; none when absent"},
     {"default-thinking", EM_OPTION_CHOICE, SERVE, AT(default_thinking), 0, 0, "auto|on|off", "auto", NULL,

@@ -6,6 +6,7 @@
 #include "api/models_reply.h"
 #include "api/tokenize.h"
 #include "server/http.h"
+#include "server/page.h"
 #include "server/prometheus.h"
 
 static enum MHD_Result health(em_exchange *x)
@@ -128,6 +129,8 @@ static enum MHD_Result tokenizer_info(em_exchange *x)
 
 /* clang-format off */
 static const em_route routes[] = {
+    {"/", .open = true, .handle = em_page_root},
+    {"/page/", .prefix = true, .open = true, .handle = em_page_part},
     {"/health", .open = true, .handle = health},
     {"/ready", .open = true, .handle = ready},
     {"/metrics", .handle = metrics},

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Methods, paths, headers, framing, limits and times of HTTP, against the stub engine."""
+import re
 import socket
 import time
 
@@ -58,7 +59,7 @@ class Transport(Case):
     # --- paths
 
     def test_unknown_paths(self):
-        for path in ["/", "/v1", "/v1/", "/v1/models/", "/v1/completions/", "/v1/completions/extra", "/nope",
+        for path in ["/page", "/page/", "/page/nope.js", "/page/../main.js", "/v1", "/v1/", "/v1/models/", "/v1/completions/", "/v1/completions/extra", "/nope",
                      "/v1/Models", "//v1/models", "/v1/../v1/models", "/v1/%256dodels", "/health%20", "/%e2%82%ac"]:
             a = self.get(path)
             self.check_error(a, 404)
@@ -81,6 +82,27 @@ class Transport(Case):
 
     def test_long_path(self):
         self.check_error(self.get("/" + "a" * 3000), (404, 414))
+
+    # --- the page
+
+    def test_page(self):
+        a = self.get("/")
+        self.assertEqual((200, "text/html; charset=utf-8"), (a.status, a.headers["content-type"]))
+        for name in re.findall(rb'(?:href|src)="([^"]+)"', a.body):
+            part = self.get(name.decode())
+            self.assertEqual(200, part.status, name)
+            policy = part.headers["content-security-policy"]
+            self.assertIn("default-src 'none'", policy)
+            self.assertNotIn("unsafe", policy)
+            self.assertEqual("nosniff", part.headers["x-content-type-options"])
+            again = self.get(name.decode(), headers={"If-None-Match": part.headers["etag"]})
+            self.assertEqual((304, b""), (again.status, again.body))
+        with self.server.connect() as c:
+            c.send_request("HEAD", "/")
+            self.assertEqual(str(len(a.body)), c.read_answer(head=True).headers["content-length"])
+        with Server("--no-page", "stub:") as s:
+            self.check_error(s.request("GET", "/"), 404)
+            self.check_error(s.request("GET", "/page/main.js"), 404)
 
     # --- headers
 
