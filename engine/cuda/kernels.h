@@ -14,6 +14,9 @@
  * bucket. No floating-point atomics. Kernels are compiled without contraction: a fused multiply-add is where the source
  * says fmaf.
  *
+ * Limits of a model: hidden state, experts and scores of any size, head_dim up to EM_CUDA_MAX_HEAD_DIM, index_head_dim up
+ * to EM_CUDA_MAX_INDEX_DIM, experts up to EM_CUDA_MAX_EXPERTS, hc up to EM_MAX_HC; T up to EM_CUDA_MAX_TOKENS.
+ *
  * Graph buckets: a launch covers what its args say. To pad a step, give each padding token a run of its own (one token,
  * position 0) with a slot and a block that nobody else uses. */
 #ifndef EM_CUDA_KERNELS_H
@@ -24,9 +27,20 @@
 
 #include "engine/matrix.h"
 
+#ifdef __CUDACC__
+#define EM_HOST_DEVICE __host__ __device__
+#else
+#define EM_HOST_DEVICE
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#define EM_CUDA_MAX_TOKENS 65535
+#define EM_CUDA_MAX_HEAD_DIM 1024
+#define EM_CUDA_MAX_INDEX_DIM 256
+#define EM_CUDA_MAX_EXPERTS 2048
 
 typedef struct CUstream_st *em_cuda_stream; /* the runtime's cudaStream_t */
 
@@ -226,6 +240,19 @@ typedef struct em_cuda_window_args {
 } em_cuda_window_args;
 int em_cuda_window(em_cuda_stream s, const em_cuda_window_args *a);
 
+/* Rows of attention that are summed up together (engine/cuda/attention.cu). */
+#define EM_CUDA_ATTEND_GROUP 64
+static inline EM_HOST_DEVICE int64_t em_cuda_attend_groups(int64_t window, int64_t topk_stride)
+{
+    return (window + topk_stride + EM_CUDA_ATTEND_GROUP - 1) / EM_CUDA_ATTEND_GROUP;
+}
+/* Floats of em_cuda_attend_args.part for steps of up to n_tokens. */
+static inline int64_t em_cuda_attend_part_floats(int64_t n_tokens, int64_t n_heads, int64_t head_dim, int64_t window,
+                                                 int64_t topk_stride)
+{
+    return n_tokens * n_heads * em_cuda_attend_groups(window, topk_stride) * ((head_dim + 3) / 4 * 4 + 4);
+}
+
 /* Attention of every token and head: q is rotated, scored against the window (rows before the run from the ring, the
  * run's own from win) and the selected compressed rows, and replaced by the output, rotated back. The ring is not yet
  * written: em_cuda_window_store comes after. */
@@ -240,6 +267,10 @@ typedef struct em_cuda_attend_args {
     const uint8_t *win;     /* [T, window_row] */
     const float *attn_sink; /* [n_heads] */
     float *q;               /* [T, n_heads, D] */
+    /* Scratch of steps of up to part_tokens, whose rows are shared out to many blocks so that a few tokens fill the
+     * device; the bits are the same without. NULL: none. */
+    float *part;
+    int32_t part_tokens;
     int32_t layer, n_heads;
 } em_cuda_attend_args;
 int em_cuda_attend(em_cuda_stream s, const em_cuda_attend_args *a);
