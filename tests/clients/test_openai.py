@@ -1,24 +1,12 @@
 #!/usr/bin/env python3
-"""The official OpenAI client against the program and the model that comes with it. `test_openai.py ENGRAMD`.
-
-Needs the package `openai`; ENGRAMD_CLIENT_PYTHON names an interpreter that has it. Exit code 77 (skipped) without one."""
+"""Completions through the official OpenAI client against the program and the model that comes with it.
+`test_openai.py ENGRAMD`; needs what sdk.py says."""
 import asyncio
-import os
-import sys
 import time
 
-try:
-    import openai
-except ImportError:
-    other = os.environ.get("ENGRAMD_CLIENT_PYTHON")
-    if not other or os.environ.get("ENGRAMD_CLIENT_TRIED"):
-        print("the package openai is not installed; ENGRAMD_CLIENT_PYTHON may name a Python that has it")
-        sys.exit(77)
-    os.environ["ENGRAMD_CLIENT_TRIED"] = "1"
-    os.execv(other, [other, *sys.argv])
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "server"))
-from harness import Case, Server, main  # noqa: E402
+import sdk
+import openai
+from harness import Case, Server, main
 
 PARIS = {"model": "engram-pocket", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
 LONG = {"model": "engram-pocket", "prompt": [300], "max_tokens": 4000, "extra_body": {"ignore_eos": True}}
@@ -29,8 +17,7 @@ class OpenAI(Case):
     def setUpClass(cls):
         print("openai", openai.__version__)
         cls.server = Server()
-        cls.url = "http://127.0.0.1:%d/v1" % cls.server.port
-        cls.client = openai.OpenAI(base_url=cls.url, api_key="unused", max_retries=0)
+        cls.client = sdk.client_of(cls.server)
 
     @classmethod
     def tearDownClass(cls):
@@ -113,7 +100,7 @@ class OpenAI(Case):
 
     def test_async(self):
         async def ask():
-            async with openai.AsyncOpenAI(base_url=self.url, api_key="unused", max_retries=0) as client:
+            async with openai.AsyncOpenAI(base_url=str(self.client.base_url), api_key="unused", max_retries=0) as client:
                 async def one(name):
                     text = ""
                     async for chunk in await client.completions.create(
@@ -128,7 +115,7 @@ class Retries(Case):
     def test_loading_and_draining_are_told_as_such(self):
         """503 with Retry-After is what the client retries by itself."""
         with Server("--served-model-name", "m") as s:
-            client = openai.OpenAI(base_url="http://127.0.0.1:%d/v1" % s.port, api_key="x", max_retries=0)
+            client = sdk.client_of(s)
             stream = client.completions.create(**{**LONG, "model": "m"}, stream=True)
             next(iter(stream))
             s.proc.terminate()
