@@ -101,7 +101,7 @@ void em_cuda_engram(em_backend *be, int32_t layer, const em_engram_rows *rows)
     int32_t table_idx = c->cfg->role[layer].engram_idx;
     em_cuda_rows *r = &c->rows[table_idx];
     const em_engram_weights *w = c->weights.layers[layer].engram;
-    const float *in = r->fetched ? r->ahead : c->engram_in;
+    const float *in = rows ? c->engram_in : r->ahead;
     bool there = rows ? bring_rows(c, table_idx, rows)
                       : em_cuda_active(c) &&
                             em_cuda_ok(c, cudaStreamWaitEvent(c->stream, r->ready, 0), "waiting for Engram rows");

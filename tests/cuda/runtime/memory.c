@@ -250,3 +250,54 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
     fake_unlock();
     return r;
 }
+
+/* Waits for everything, as the real one nearly does; what is pageable may take part. */
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
+{
+    fake_lock();
+    cudaError_t r = fake_enter("cudaMemcpy", cudaErrorInvalidValue);
+    fake_run_all();
+    if (r == cudaSuccess && bytes) {
+        if (kind != cudaMemcpyDeviceToHost)
+            check_end("the target", true, to, bytes);
+        if (kind != cudaMemcpyHostToDevice)
+            check_end("the source", true, from, bytes);
+        fake_memory_unprotect(true);
+        memcpy(to, from, bytes);
+        fake_memory_unprotect(false);
+    }
+    fake_unlock();
+    return r;
+}
+
+typedef struct rows_copy {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t to_pitch, from_pitch, width, height;
+} rows_copy;
+
+static void run_rows(void *ctx)
+{
+    const rows_copy *c = ctx;
+    fake.counts.copies++;
+    for (size_t i = 0; i < c->height; i++)
+        memcpy(c->to + i * c->to_pitch, c->from + i * c->from_pitch, c->width);
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, enum cudaMemcpyKind kind, cudaStream_t s)
+{
+    fake_lock();
+    cudaError_t r = fake_enter("cudaMemcpy2DAsync", cudaErrorInvalidValue);
+    if (r == cudaSuccess && (width > to_pitch || width > from_pitch))
+        r = fake_return(cudaErrorInvalidPitchValue);
+    if (r == cudaSuccess && width && height) {
+        check_end("the target", kind != cudaMemcpyDeviceToHost, to, (height - 1) * to_pitch + width);
+        check_end("the source", kind != cudaMemcpyHostToDevice, from, (height - 1) * from_pitch + width);
+        rows_copy *own = fake_alloc(sizeof(*own));
+        *own = (rows_copy){to, from, to_pitch, from_pitch, width, height};
+        r = fake_push_work(s, (fake_work){run_rows, free, own});
+    }
+    fake_unlock();
+    return r;
+}
