@@ -86,6 +86,9 @@ need_tests() {
     need cmd:curl curl
     need cmd:nm binutils
     need cmd:wrk wrk
+    need lib:fuse3 libfuse3-dev
+    need cmd:fusermount3 fuse3
+    need cmd:setpriv util-linux
     need 'file:/usr/lib/*/faketime/libfaketimeMT.so.1' libfaketime
     need_deploy_tests
     # the page in a real browser

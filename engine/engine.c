@@ -238,6 +238,7 @@ static int start_thread(em_engine *e, em_error *err)
 {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a mapped page that cannot be read: blocked, it would end the process without a word */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(&e->thread, NULL, step_thread, e->stepper);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

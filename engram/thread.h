@@ -10,6 +10,7 @@ static inline int em_thread_start(pthread_t *thread, const char *name, void *(*m
 {
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a mapped page that cannot be read: blocked, it would end the process without a word */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(thread, NULL, main, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

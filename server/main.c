@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "server/commands.h"
+#include "server/mapped_fault.h"
 
 static const char usage[] = "Usage: engramd COMMAND [OPTIONS] ...\n"
                             "\n"
@@ -32,6 +33,7 @@ static const struct {
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "";
+    em_mapped_fault_install();
     for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++)
         if (strcmp(command, commands[i].name) == 0)
             return commands[i].run(argc - 2, argv + 2, environ);

@@ -174,6 +174,7 @@ static int start_workers(em_pool *pool)
 {
     sigset_t all, old;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a mapped page that cannot be read: blocked, it would end the process without a word */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int r = 0;
     for (int i = 0; i < pool->n_threads - 1 && r == 0; i++) {

@@ -17,8 +17,8 @@ exe = None  # the program under test: first argument of every script
 class Server:
     """One process; its stderr is read line by line in the background."""
 
-    def __init__(self, *args, wait=True, env=None, command="serve", port=0, preexec=None):
-        argv = [exe, command, "--port", str(port), *args]
+    def __init__(self, *args, wait=True, env=None, command="serve", port=0, preexec=None, prefix=()):
+        argv = [*prefix, exe, command, "--port", str(port), *args]
         self.lines = []
         self.changed = threading.Condition()
         self.port = None
