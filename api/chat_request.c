@@ -304,7 +304,8 @@ em_chat *em_chat_free(em_chat *c)
 int em_chat_bind(em_chat *c, em_api_error *err)
 {
     bool reasons = c->mode.stage == EM_STAGE_REASONING || c->mode.stage == EM_STAGE_REASONING_CONTINUATION;
-    int r = em_constraint_source(&c->rule, reasons ? em_mark_spelling[EM_MARK_THINK_END] : "", &c->req->grammar, err);
+    int r = em_constraint_source(&c->rule, reasons ? em_mark_spelling[EM_MARK_THINK_END] : "", c->mode.single_call,
+                                 &c->req->grammar, err);
     c->mode.bound = c->req->grammar != NULL;
     return r;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/chat_read.h"
 #include "api/generation.h"
 #include "api/prompts.h"
 
@@ -14,7 +15,7 @@
 /* The fields as read, before they become an em_request. */
 typedef struct params {
     em_generation gen;
-    const em_field *prompt;
+    const em_field *prompt, *response_format, *structured_outputs;
     int64_t max_tokens, logprobs, best_of; /* best_of 0: not given */
     bool echo, add_special_tokens;
 } params;
@@ -47,9 +48,10 @@ static const em_field_rule completion_rules[] = {
     {"logprobs", EM_FIELD_READ, .read = read_logprobs},
     {"add_special_tokens", EM_FIELD_BOOL, AT(add_special_tokens)},
 
+    {"response_format", EM_FIELD_LATER, AT(response_format)},
+    {"structured_outputs", EM_FIELD_LATER, AT(structured_outputs)},
+
     {"suffix", EM_FIELD_UNSUPPORTED},
-    {"response_format", EM_FIELD_UNSUPPORTED},
-    {"structured_outputs", EM_FIELD_UNSUPPORTED},
 };
 
 const em_field_table em_completion_fields = {completion_rules, sizeof completion_rules / sizeof *completion_rules};
@@ -180,6 +182,19 @@ static int build(params *p, em_prompts *prompts, const em_api_context *ctx, em_c
     return 0;
 }
 
+/* What the answers must look like, as a chat may ask for it. */
+static int read_form(const params *p, em_completion *c, em_api_error *err)
+{
+    em_dialog d = {0};
+    em_chat_reader reader = {.d = &d, .values_left = EM_CHAT_MAX_VALUES, .err = err};
+    int r = em_chat_read_format(&reader, p->response_format, p->structured_outputs);
+    if (!r)
+        r = em_constraint_source(&d.rule, "", false, &c->req->grammar, err);
+    c->form_param = d.rule.param;
+    em_dialog_done(&d);
+    return r;
+}
+
 static int parse_fields(const em_body *body, const em_api_context *ctx, params *p, em_completion **ret,
                         em_api_error *err)
 {
@@ -187,12 +202,19 @@ static int parse_fields(const em_body *body, const em_api_context *ctx, params *
     if (!r)
         r = check_together(p, err);
     em_prompts prompts = {0};
+    em_completion *c = NULL;
     if (!r)
         r = em_prompts_read(p->prompt, ctx, p->add_special_tokens, &prompts, err);
     if (!r)
         r = check_choices(p, prompts.n, ctx, err);
     if (!r)
-        r = build(p, &prompts, ctx, ret, err);
+        r = build(p, &prompts, ctx, &c, err);
+    if (!r)
+        r = read_form(p, c, err);
+    if (r)
+        em_completion_free(c);
+    else
+        *ret = c;
     em_prompts_done(&prompts);
     return r;
 }

@@ -41,6 +41,7 @@ typedef struct em_completion {
     const em_engine *engine; /* from the context: bytes of tokens */
     char fingerprint[16];    /* system_fingerprint: same for equal program, backend and model */
     const char *model;       /* as answered; from the context */
+    const char *form_param;  /* static: the field that asked for the form of the answer; NULL: none did */
     bool stream, include_usage, continuous_usage, echo, return_token_ids, tokens_as_ids, engram;
     em_time_limit limit;
     int32_t logprobs;      /* -1: null in the answer */

@@ -27,7 +27,8 @@ typedef struct em_constraint {
 } em_constraint;
 
 /* The source of its grammar, malloc'd; NULL where nothing is to be kept to. after: a mark that ends what comes before the
- * answer; empty: nothing does. -EINVAL with err filled. */
-int em_constraint_source(const em_constraint *c, const char *after, em_grammar_source **ret_source, em_api_error *err);
+ * answer; empty: nothing does. single_call: of calls, one at most. -EINVAL with err filled. */
+int em_constraint_source(const em_constraint *c, const char *after, bool single_call, em_grammar_source **ret_source,
+                         em_api_error *err);
 
 #endif

@@ -63,6 +63,7 @@ static int parse(const char *body, size_t len, const em_api_context *ctx, em_cal
     c->req = NULL;
     call->stream = c->stream;
     call->n = c->best_of;
+    call->form_param = c->form_param;
     call->parsed = c;
     return 0;
 }

@@ -139,15 +139,14 @@ static em_expr parse_reference(ebnf *e, name n)
     return em_ex_call(e->t.b, rule, 0, EM_GR_NO_END);
 }
 
-/* A text in quotes; its escapes are those of regular expressions that stand for one character. */
-static em_expr parse_text(ebnf *e, char quote)
+/* The rest of a text in quotes, unescaped; its escapes are those of regular expressions that stand for one character. */
+static void read_text(ebnf *e, char quote, em_buf *text)
 {
-    em_buf text = {0};
     while (!e->t.b->rc && e->t.p < e->t.end && *e->t.p != quote && *e->t.p != '\n') {
         uint8_t utf8[4];
         uint32_t c;
         if (*e->t.p != '\\') {
-            em_buf_append(&text, e->t.p++, 1);
+            em_buf_append(text, e->t.p++, 1);
             continue;
         }
         em_charset set = {0};
@@ -156,13 +155,19 @@ static em_expr parse_text(ebnf *e, char quote)
         if (item == EM_REGEX_SET)
             em_regex_fault(&e->t, "has a set of characters inside a text in quotes");
         else if (item == EM_REGEX_CHAR)
-            em_buf_append(&text, utf8, (size_t)em_utf8_encode(c, utf8));
+            em_buf_append(text, utf8, (size_t)em_utf8_encode(c, utf8));
     }
-    if (text.failed)
+    if (text->failed)
         em_gr_no_memory(e->t.b);
     if (!e->t.b->rc && (e->t.p >= e->t.end || *e->t.p != quote))
         em_regex_fault(&e->t, "has a text whose quote is not closed on its line");
     e->t.p++;
+}
+
+static em_expr parse_text(ebnf *e, char quote)
+{
+    em_buf text = {0};
+    read_text(e, quote, &text);
     em_expr x = e->t.b->rc ? EM_EXPR_NEVER : em_ex_text(e->t.b, text.data, text.len);
     em_buf_done(&text);
     return x;
@@ -229,19 +234,29 @@ static void adopt_rules(ebnf *e, uint32_t from)
         e->defined[r] = FOREIGN;
 }
 
+/* Perhaps a pointer in quotes, then the schema. */
 static em_expr parse_json(ebnf *e)
 {
+    em_buf pointer = {0};
+    em_expr x = EM_EXPR_NEVER;
     skip_space(e);
-    const char *schema = e->t.p;
-    size_t len = schema < e->t.end && *schema == '{' ? json_length(schema, e->t.end) : 0;
-    if (!len) {
-        em_regex_fault(&e->t, "has a %json without a whole { } behind it");
-        return EM_EXPR_NEVER;
+    char quote = e->t.p < e->t.end ? *e->t.p : 0;
+    if (quote == '"' || quote == '\'') {
+        e->t.p++;
+        read_text(e, quote, &pointer);
+        skip_space(e);
     }
-    uint32_t first = e->t.b->n_rules;
-    e->t.p += len;
-    em_expr x = em_schema_expr(e->t.b, schema, len);
-    adopt_rules(e, first);
+    const char *schema = e->t.p;
+    size_t len = !e->t.b->rc && schema < e->t.end && *schema == '{' ? json_length(schema, e->t.end) : 0;
+    if (len) {
+        uint32_t first = e->t.b->n_rules;
+        e->t.p += len;
+        x = em_schema_expr_at(e->t.b, schema, len, pointer.data ? pointer.data : "", pointer.len);
+        adopt_rules(e, first);
+    } else {
+        em_regex_fault(&e->t, "has a %json without a whole { } behind it");
+    }
+    em_buf_done(&pointer);
     return x;
 }
 

@@ -1,6 +1,7 @@
 /* Schemas: references, alternatives, fixed values, and the choice between types. */
 #include "engine/grammar/schema.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "engine/grammar/json_rules.h"
@@ -234,16 +235,25 @@ static void write_bodies(em_schema *s)
 
 em_expr em_schema_expr(em_gr_build *b, const char *text, size_t len)
 {
+    return em_schema_expr_at(b, text, len, "", 0);
+}
+
+em_expr em_schema_expr_at(em_gr_build *b, const char *text, size_t len, const char *pointer, size_t pointer_len)
+{
     em_schema s = {.b = b};
     em_expr x = EM_EXPR_NEVER;
     if (em_jtree_init(b, text, len, &s.tree))
         return x;
     s.rule = calloc(s.tree.n, sizeof(*s.rule));
     s.busy = calloc(s.tree.n, sizeof(*s.busy));
+    uint32_t node = em_jtree_resolve(&s.tree, pointer, pointer_len);
     if (!s.rule || !s.busy)
         em_gr_no_memory(b);
+    else if (node == EM_JNODE_NONE)
+        em_gr_fail(b, -EINVAL, "The schema has nothing at #%.*s.", (int)(pointer_len < 160 ? pointer_len : 160),
+                   pointer);
     else
-        x = call_node(&s, 0);
+        x = node ? em_schema_value(&s, node, false) : call_node(&s, 0);
     write_bodies(&s);
     free(s.rule);
     free(s.busy);

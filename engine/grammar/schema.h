@@ -15,6 +15,8 @@ typedef struct em_schema {
 
 /* The values that a schema allows, as a call of a rule; when it is the build's first rule, the whole text is one. */
 em_expr em_schema_expr(em_gr_build *b, const char *text, size_t len);
+/* Likewise of the schema inside it that a pointer ("/properties/a") leads to. */
+em_expr em_schema_expr_at(em_gr_build *b, const char *text, size_t len, const char *pointer, size_t pointer_len);
 
 /* The values that the schema at `node` allows. in_place: written out here, so that alternatives share their beginnings;
  * else anything but a simple value is a rule of its own. */
