@@ -117,7 +117,7 @@ class Document(Case):
                 for status, response in op["responses"].items():
                     if "$ref" in response:
                         response = self.document["components"]["responses"][response["$ref"].rsplit("/", 1)[1]]
-                    for media in response["content"].values():
+                    for media in response.get("content", {}).values():
                         walk(media["schema"], "%s %s" % (path, status), set())
         for name in "CompletionChunk", "ChatCompletionChunk":
             walk({"$ref": "#/components/schemas/" + name}, name, set())

@@ -55,8 +55,9 @@ int main(void)
     em_buf_puts(&out, "{\"routes\":[");
     for (int i = 0; strcmp(em_route_name(i), "none"); i++) {
         char path[64]; /* one that begins with the name is looked up with something behind it */
-        snprintf(path, sizeof(path), "%sx", em_route_name(i));
-        path[strlen(path) - (path[strlen(path) - 2] != '/')] = '\0';
+        size_t len = strlen(em_route_name(i));
+        bool is_prefix = len > 1 && em_route_name(i)[len - 1] == '/';
+        snprintf(path, sizeof(path), "%s%s", em_route_name(i), is_prefix ? "x" : "");
         em_buf_printf(&out, "%s{\"path\":\"%s\",\"allow\":\"%s\"}", i ? "," : "", em_route_name(i),
                       em_route_allow(path));
     }
