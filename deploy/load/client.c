@@ -30,7 +30,7 @@ void buffer_add(buffer *b, const void *data, size_t len)
             cap *= 2;
         char *grown = realloc(b->data, cap);
         if (!grown) {
-            fprintf(stderr, "stream_load: out of memory\n");
+            fprintf(stderr, "out of memory\n");
             exit(1);
         }
         b->data = grown;
@@ -102,7 +102,7 @@ void client_ask(client *c, const char *host, const char *port, const char *out, 
     c->chunk_left = 0;
     c->in_chunk = c->last_chunk = c->saw_end = false;
     c->asked_ns = due_ns;
-    c->last_ns = 0;
+    c->first_ns = c->last_ns = 0;
     c->heard_ns = client_now_ns();
     c->tokens = 0;
     c->state = CLIENT_SENDING;
@@ -148,19 +148,36 @@ static void take_event(client *c, const char *text, size_t len, uint64_t now)
     histogram *h = c->last_ns ? c->gap : c->first;
     if (h)
         histogram_add(h, now - (c->last_ns ? c->last_ns : c->asked_ns));
+    if (!c->first_ns)
+        c->first_ns = now;
     c->last_ns = now;
     c->tokens++;
 }
 
+/* The empty line behind an event, with line ends of either kind; NULL: it has not come. */
+static char *event_end(char *data, size_t len, size_t *ret_gap)
+{
+    for (char *at = data; (at = memchr(at, '\n', len - (size_t)(at - data))) != NULL; at++) {
+        size_t left = len - (size_t)(at - data);
+        size_t gap = left > 1 && at[1] == '\n' ? 2 : left > 2 && at[1] == '\r' && at[2] == '\n' ? 3 : 0;
+        if (!gap)
+            continue;
+        *ret_gap = gap;
+        return at;
+    }
+    return NULL;
+}
+
 static void cut_events(client *c, uint64_t now)
 {
-    size_t at = 0;
+    size_t at = 0, gap;
     while (c->state == CLIENT_STREAM && at < c->body.len) {
-        char *end = memmem(c->body.data + at, c->body.len - at, "\n\n", 2);
+        char *data = c->body.data + at, *end = event_end(data, c->body.len - at, &gap);
         if (!end)
             break;
-        take_event(c, c->body.data + at, (size_t)(end - c->body.data) - at, now);
-        at = (size_t)(end - c->body.data) + 2;
+        size_t len = (size_t)(end - data);
+        at += len + gap;
+        take_event(c, data, len && data[len - 1] == '\r' ? len - 1 : len, now);
     }
     buffer_drop_front(&c->body, at);
 }

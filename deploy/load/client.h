@@ -44,6 +44,7 @@ typedef struct client {
     bool last_chunk;        /* and was 0 */
     bool saw_end;           /* data: [DONE] */
     uint64_t asked_ns;      /* when the request was due */
+    uint64_t first_ns;      /* the first event, 0 before it */
     uint64_t last_ns;       /* the last event, 0 before the first */
     uint64_t heard_ns;      /* the last byte of any kind, or the sending */
     uint64_t tokens;        /* events with a choice */

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "client.h"
+#include "draw.h"
 
 #define SECOND UINT64_C(1000000000)
 #define MAX_SHOWN 5 /* complaints printed in words */
@@ -51,14 +51,6 @@ typedef struct load {
     double rss_start, rss_settled, rss_end; /* MiB of the server; settled: when every pool should have its size */
     histogram first, gap, whole;
 } load;
-
-static uint64_t draw(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
 
 static void complain(load *l, const char *what, size_t which, const char *why)
 {
@@ -205,8 +197,7 @@ static void requests_fall_due(load *l, uint64_t now)
             }
         }
         l->backlog[l->n_backlog++] = l->due_ns;
-        double u = (double)(draw(&l->rng) >> 11) * 0x1p-53;
-        l->due_ns += (uint64_t)(-log(1 - u) / l->o.rate * 1e9);
+        l->due_ns += (uint64_t)(draw_exponential(&l->rng, 1 / l->o.rate) * 1e9);
     }
 }
 

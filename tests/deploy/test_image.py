@@ -94,11 +94,12 @@ class Running(unittest.TestCase):
         env = ["--env", "ENGRAMD_PORT=%d" % self.port]
         volumes = [x for m in mounts for x in ("--volume", m)]
         name = "engramd-test-%d" % os.getpid()
-        self.podman = podman(*RUN, "--rm", *HARD, IMAGE, "--version", check=False).returncode == 0
+        tried = podman(*RUN, "--rm", *HARD, IMAGE, "--version", check=False)
+        self.podman = tried.returncode == 0
         if self.podman:
             args = ["podman", *images.store(), *RUN, "--rm", "--name", name, *HARD, *env, *volumes, IMAGE, *command]
         else:
-            print("no container may be started here: a chroot instead")
+            print("no container may be started here, so a chroot instead: " + tried.stderr.strip()[-500:])
             container = buildah("from", "--pull-never", IMAGE).stdout.strip()
             self.addCleanup(buildah, "rm", container)
             args = ["buildah", *images.store(), "run", "--isolation", "chroot", *env, *volumes, container, "/usr/bin/engramd",
@@ -124,11 +125,26 @@ class Running(unittest.TestCase):
         with urllib.request.urlopen(r, timeout=30) as f:
             return f.read().decode()
 
+    def server_pid(self):
+        """The process with the program's name among the descendants of the one started here."""
+        family, found = {self.proc.pid}, None
+        for pid in sorted(int(n) for n in os.listdir("/proc") if n.isdigit()):
+            try:
+                with open("/proc/%d/stat" % pid, encoding="utf-8") as f:
+                    name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
+            except OSError:
+                continue
+            if int(rest.split()[1]) in family:
+                family.add(pid)
+                found = pid if name == "engramd" else found
+        self.assertIsNotNone(found)
+        return found
+
     def stop(self):
         if self.podman:
             podman("stop", "--time", "30", self.name)
         else:
-            self.proc.send_signal(signal.SIGTERM)
+            os.kill(self.server_pid(), signal.SIGTERM)  # buildah would pass a signal on twice
         self.assertEqual(0, self.proc.wait(40), self.proc.stderr.read())
 
     def test_life(self):
