@@ -39,11 +39,8 @@ struct em_engine {
 static const struct {
     const char *name;
     em_engram_tier tier;
-} tier_names[] = {{"auto", EM_ENGRAM_TIER_AUTO},
-                  {"ram", EM_ENGRAM_TIER_RAM},
-                  {"shared", EM_ENGRAM_TIER_SHARED},
-                  {"mmap", EM_ENGRAM_TIER_MMAP},
-                  {"nvme", EM_ENGRAM_TIER_NVME}};
+} tier_names[] = {{"auto", EM_ENGRAM_TIER_AUTO},     {"ram", EM_ENGRAM_TIER_RAM},   {"pinned", EM_ENGRAM_TIER_PINNED},
+                  {"shared", EM_ENGRAM_TIER_SHARED}, {"mmap", EM_ENGRAM_TIER_MMAP}, {"nvme", EM_ENGRAM_TIER_NVME}};
 
 static int parse_tier(const char *name, em_engram_tier *ret_tier, em_error *err)
 {
@@ -53,7 +50,8 @@ static int parse_tier(const char *name, em_engram_tier *ret_tier, em_error *err)
             return 0;
         }
     }
-    return em_error_set(err, -EINVAL, "engram tier '%s' is unknown: use auto, ram, shared, mmap or nvme.", name);
+    return em_error_set(err, -EINVAL, "engram tier '%s' is unknown: use auto, ram, pinned, shared, mmap or nvme.",
+                        name);
 }
 
 static int parse_backend(const char *name, em_backend_kind *ret_kind, em_error *err)
@@ -118,6 +116,8 @@ int em_engine_model_opts(const em_engine_opts *opts, em_model_opts *ret_opts, em
         .kv_block_tokens = opts->kv_block_tokens,
         .engram_shared_dir = opts->engram_shared_dir,
         .engram_cache_bytes = opts->engram_cache_bytes,
+        .engram_verify = opts->engram_verify,
+        .engram_prefault = opts->engram_prefault,
         .cuda_module = opts->cuda_module && *opts->cuda_module ? opts->cuda_module : NULL,
         .cpu_flags_mask = ~0u,
         .on_progress = opts->on_progress,
@@ -435,17 +435,13 @@ void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats)
     em_request_queue_get_stats(e->queue, ret_stats);
     if (e->compiler)
         fill_grammar_stats(e->compiler, ret_stats);
+}
+
+void em_engine_get_engram_stats(em_engine *e, em_engram_stats *ret_stats)
+{
     em_engram *engram = em_model_engram(e->model);
-    if (!engram)
-        return;
-    em_engram_stats stats;
-    em_engram_get_stats(engram, &stats);
-    ret_stats->engram_tokens = stats.tokens;
-    ret_stats->engram_rows = stats.rows;
-    ret_stats->engram_bytes = stats.bytes;
-    ret_stats->engram_waits = stats.waits;
-    ret_stats->engram_wait_ns = stats.wait_ns;
-    ret_stats->engram_table_bytes = stats.table_bytes;
-    ret_stats->engram_resident_bytes = stats.resident_bytes;
-    ret_stats->engram_lead_ns = stats.lead_ns;
+    if (engram)
+        em_engram_get_stats(engram, ret_stats);
+    else
+        *ret_stats = (em_engram_stats){0};
 }

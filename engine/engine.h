@@ -41,9 +41,11 @@ typedef struct em_engine_opts {
     int32_t max_batch_tokens;      /* --max-num-batched-tokens: tokens in one step */
     int64_t kv_cache_bytes;        /* --kv-cache-bytes; 0: default */
     int32_t kv_block_tokens;       /* --kv-block-tokens; 0: default */
-    const char *engram_tier;       /* "auto", "ram", "shared", "mmap", "nvme" */
+    const char *engram_tier;       /* "auto", "ram", "pinned", "shared", "mmap", "nvme" */
     const char *engram_shared_dir; /* --engram-shared-dir: of the shared tier; NULL: /dev/shm */
     int64_t engram_cache_bytes;    /* --engram-cache-bytes: rows read lately, in the nvme tier; 0: none */
+    bool engram_verify;            /* --engram-verify: every row is compared with its file before it is used */
+    bool engram_prefault;          /* --engram-prefault: the mmap tier reads its tables once before it is ready */
     int32_t max_queue;             /* requests waiting at most; submit gives -EBUSY beyond */
     bool no_prefix_cache;          /* prompts share nothing, not even the samples of one request */
     int64_t snapshot_bytes;        /* for saved states at block boundaries, where a prompt can resume; 0: default */
@@ -71,7 +73,7 @@ typedef struct em_engine_info {
     int32_t n_engram_tables;
     em_insight_shape insight;    /* what requests may be told about Engram; n_layers 0: nothing */
     const int32_t *engram_layer; /* [insight.n_layers] their layer numbers, ascending */
-    const char *engram_tier;     /* "ram", "shared", "mmap", "nvme"; "none" without tables */
+    const char *engram_tier;     /* "ram", "pinned", "shared", "mmap", "nvme"; "none" without tables */
 } em_engine_info;
 void em_engine_get_info(const em_engine *e, em_engine_info *ret_info);
 
@@ -250,15 +252,15 @@ typedef struct em_engine_stats {
     uint64_t finished[EM_FINISH_REASONS]; /* choices, by em_finish */
     double tokens_per_s;                  /* computed in recent steps, prompts' and answers' */
     em_latencies latencies;
-    uint64_t engram_tokens, engram_rows, engram_bytes, engram_waits, engram_wait_ns, engram_lead_ns;
     uint64_t grammars_asked, grammars_found; /* requests with a grammar; those for which it was there, or under way */
     uint64_t grammars_compiled, grammars_failed, grammar_compile_ns;
     int32_t grammars_waiting; /* for the compiler */
     int32_t grammars_kept;
-    uint64_t grammar_bytes;                             /* of those kept, with their masks */
-    uint64_t engram_table_bytes, engram_resident_bytes; /* resident: a sample of the pages tells, within milliseconds */
+    uint64_t grammar_bytes; /* of those kept, with their masks */
 } em_engine_stats;
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats);
+/* What the Engram service counts; zeros without tables. What is resident is sampled: may take milliseconds. */
+void em_engine_get_engram_stats(em_engine *e, em_engram_stats *ret_stats);
 /* heartbeat_ns alone, which costs nothing: for those who ask often. */
 uint64_t em_engine_heartbeat_ns(em_engine *e);
 

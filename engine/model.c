@@ -313,6 +313,8 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
                          .mem = m->backend->mem,
                          .shared_dir = opts->engram_shared_dir,
                          .cache_bytes = (uint64_t)opts->engram_cache_bytes,
+                         .verify = opts->engram_verify,
+                         .prefault = opts->engram_prefault,
                          .on_progress = engram_progress,
                          .progress_ctx = m};
     char text[sizeof err->text];

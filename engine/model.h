@@ -28,6 +28,8 @@ typedef struct em_model_opts {
     em_engram_tier engram_tier;
     const char *engram_shared_dir; /* of the shared tier; NULL: /dev/shm */
     int64_t engram_cache_bytes;    /* rows read lately, in the nvme tier; 0: none */
+    bool engram_verify;            /* as em_engram_opts.verify */
+    bool engram_prefault;          /* as em_engram_opts.prefault */
     int32_t max_tickets;           /* Engram tickets out at a time; 0: 4 */
     em_backend_kind backend;       /* what computes */
     const char *cuda_module;       /* file of the CUDA backend; NULL: searched beside the program */

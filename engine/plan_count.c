@@ -55,6 +55,10 @@ static void add_tables(const em_plan_input *in, em_engram_tier tier, em_memory_p
         p->engram_tier = "ram";
         add(p, "engram_tables", "Engram tables, copied into memory", own_place(in), bytes, false);
         break;
+    case EM_ENGRAM_TIER_PINNED:
+        p->engram_tier = "pinned";
+        add(p, "engram_tables", "Engram tables, copied into locked memory", EM_PLACE_LOCKED, bytes, false);
+        break;
     case EM_ENGRAM_TIER_SHARED:
         p->engram_tier = "shared";
         add(p, "engram_tables", "Engram tables, one copy for all processes", EM_PLACE_OWN, bytes, false);

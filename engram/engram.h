@@ -42,6 +42,7 @@ typedef enum em_engram_tier {
     EM_ENGRAM_TIER_MMAP,   /* rows read from the caller's mapping (page cache), random-access advice */
     EM_ENGRAM_TIER_SHARED, /* one copy per machine: a file in shared_dir that all processes map, see em_engram_opts */
     EM_ENGRAM_TIER_NVME, /* rows read from their files when they are asked for, scales in memory; see em_engram_opts */
+    EM_ENGRAM_TIER_PINNED, /* as ram, and never swapped: the caller's pair gives such memory, without one it is locked */
 } em_engram_tier;
 
 /* Memory for tables and staging, e.g. page-locked memory of a device. alloc returns NULL on failure; the memory is
@@ -52,8 +53,8 @@ typedef struct em_engram_mem {
     void *ctx;
 } em_engram_mem;
 
-/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. With the ram, the
- * shared and the nvme tier it may go when em_engram_open has returned: nothing reads it afterwards. */
+/* One table: rows that lie in a mapping of the caller's, which must live until em_engram_close. With the ram, pinned,
+ * shared and nvme tiers it may go when em_engram_open has returned: nothing reads it afterwards. */
 typedef struct em_engram_source {
     int32_t layer;         /* backbone layer number: seeds the multipliers */
     int64_t n_rows;        /* at least the sum of the table's primes */
@@ -95,7 +96,8 @@ typedef struct em_engram_opts {
     /* Trust nothing: a shared copy is used only when its rows still have the checksum they were written with, and every
      * row that is given out is compared with its source's file, which must be told. Slow; for finding out. */
     bool verify;
-    /* while the ram tier or a shared copy is filled, on the thread that opens; the last call says done == total; may be NULL */
+    bool prefault; /* mmap tier: read every page once, with several threads, before open returns */
+    /* while memory is filled (ram, pinned, shared, nvme's scales) or read ahead (prefault), on the thread that opens; the last call says done == total; may be NULL */
     void (*on_progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
 } em_engram_opts;

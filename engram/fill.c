@@ -9,6 +9,7 @@
 
 #define CHUNK_BYTES ((size_t)4 << 20)
 #define MAX_FILL_THREADS 16
+#define PAGE_BYTES 4096 /* the smallest there is: reading more often does no harm */
 
 void em_fill_add(em_fill *fill, const uint8_t *from, uint8_t *to, size_t bytes)
 {
@@ -17,6 +18,12 @@ void em_fill_add(em_fill *fill, const uint8_t *from, uint8_t *to, size_t bytes)
     fill->to[i] = to;
     fill->bytes[i] = bytes;
     fill->first_chunk[i + 1] = fill->first_chunk[i] + (bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;
+}
+
+static void touch(const uint8_t *p, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += PAGE_BYTES)
+        (void)*(const volatile uint8_t *)(p + at);
 }
 
 /* Does one chunk; false when none is left. Chunk sums are added up, so that their order does not matter. */
@@ -33,6 +40,8 @@ static bool fill_step(em_fill *fill)
     size_t n = fill->bytes[i] - at < CHUNK_BYTES ? fill->bytes[i] - at : CHUNK_BYTES;
     if (fill->to[i])
         memcpy(fill->to[i] + at, fill->from[i] + at, n);
+    else if (fill->touch)
+        touch(fill->from[i] + at, n);
     if (fill->want_checksum) /* of what has arrived */
         __atomic_fetch_add(&fill->checksum[i], em_checksum((fill->to[i] ? fill->to[i] : fill->from[i]) + at, n, at),
                            __ATOMIC_RELAXED);

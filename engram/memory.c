@@ -1,11 +1,14 @@
 #include "engram/memory.h"
 
+#include <linux/mempolicy.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define HUGE_BYTES ((size_t)2 << 20)
 #define SAMPLE_PAGES 256 /* pages looked at in one mincore call */
 #define MAX_SAMPLES 1024
+#define MAX_NODES 1024 /* as many as any kernel is built for */
 
 /* A huge page needs 2 MiB aligned memory: map more and give the ends back. */
 static void *map_huge(size_t bytes)
@@ -21,6 +24,7 @@ static void *map_huge(size_t bytes)
         munmap(p, head);
     munmap(p + head + bytes, HUGE_BYTES - head);
     madvise(p + head, bytes, MADV_HUGEPAGE);
+    em_memory_interleave(p + head, bytes);
     return p + head;
 }
 
@@ -28,6 +32,18 @@ static size_t page_round(size_t bytes)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     return bytes > SIZE_MAX - page ? 0 : (bytes + page - 1) / page * page;
+}
+
+void em_memory_interleave(void *p, size_t bytes)
+{
+    unsigned long nodes[MAX_NODES / (8 * sizeof(unsigned long))] = {0};
+    int n = 0;
+    if (syscall(SYS_get_mempolicy, NULL, nodes, (unsigned long)MAX_NODES, NULL, (unsigned long)MPOL_F_MEMS_ALLOWED))
+        return;
+    for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++)
+        n += __builtin_popcountl(nodes[i]);
+    if (n > 1) /* the kernel takes one more than the number of bits it reads */
+        syscall(SYS_mbind, p, bytes, (unsigned long)MPOL_INTERLEAVE, nodes, (unsigned long)MAX_NODES + 1, 0ul);
 }
 
 static void *map_plain(size_t bytes)

@@ -14,6 +14,10 @@ typedef enum em_page_size {
 void *em_memory_alloc(const em_engram_mem *mem, size_t bytes, em_page_size page_size);
 void em_memory_free(const em_engram_mem *mem, void *p, size_t bytes); /* NULL is fine */
 
+/* Spreads pages that nobody has touched yet over the machine's memory nodes, where it has several: every core reads
+ * random rows of all of it. A wish. */
+void em_memory_interleave(void *p, size_t bytes);
+
 /* How many of these bytes of a mapping are in memory now; sampled when the range is long. */
 uint64_t em_memory_resident(const void *p, size_t bytes);
 

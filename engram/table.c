@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define AUTO_RAM_BYTES ((uint64_t)64 << 20) /* tables up to this size are copied: it costs nothing and frees the file */
 
@@ -56,6 +57,27 @@ static bool own_array(const em_tables *tables, const uint8_t *from, size_t bytes
     return true;
 }
 
+/* Locked as pages come, so that the threads of the fill bring them; the limit is checked here and now. */
+static int lock_tables(const em_tables *tables, uint64_t total_bytes, char *err, size_t err_len)
+{
+    for (int32_t t = 0; t < tables->n_tables; t++) {
+        const em_engram_table *own = &tables->owned[t];
+        size_t codes_bytes = (size_t)own->n_rows * own->row_bytes,
+               scales_bytes = (size_t)own->n_rows * own->scale_bytes;
+        if (!mlock2(own->codes, codes_bytes, MLOCK_ONFAULT) &&
+            (!own->scales || !mlock2(own->scales, scales_bytes, MLOCK_ONFAULT)))
+            continue;
+        int code = errno;
+        struct rlimit limit = {0};
+        getrlimit(RLIMIT_MEMLOCK, &limit);
+        return em_engram_fail(err, err_len, -code,
+                              "Engram: tables of %llu bytes cannot be locked in memory, of which this process may lock "
+                              "%llu bytes (ulimit -l, LimitMEMLOCK=): raise that, or use the ram tier",
+                              (unsigned long long)total_bytes, (unsigned long long)limit.rlim_cur);
+    }
+    return 0;
+}
+
 static int open_ram(em_tables *tables, const em_engram_opts *opts, uint64_t total_bytes, char *err, size_t err_len)
 {
     em_fill fill = {.n_arrays = 0};
@@ -68,9 +90,16 @@ static int open_ram(em_tables *tables, const em_engram_opts *opts, uint64_t tota
         if (!own_array(tables, view->codes, (size_t)view->n_rows * view->row_bytes, &own->codes, &fill) ||
             !own_array(tables, view->scales, (size_t)view->n_rows * view->scale_bytes, &own->scales, &fill)) {
             em_tables_close(tables);
-            return em_engram_fail(err, err_len, -ENOMEM,
-                                  "Engram: no memory for tables of %llu bytes in the ram tier; use the mmap tier",
-                                  (unsigned long long)total_bytes);
+            return em_engram_fail(
+                err, err_len, -ENOMEM, "Engram: no memory for tables of %llu bytes in the %s tier; use the mmap tier",
+                (unsigned long long)total_bytes, tables->tier == EM_ENGRAM_TIER_RAM ? "ram" : "pinned");
+        }
+    }
+    if (tables->tier == EM_ENGRAM_TIER_PINNED && !tables->mem.alloc) {
+        int rc = lock_tables(tables, total_bytes, err, err_len);
+        if (rc) {
+            em_tables_close(tables);
+            return rc;
         }
     }
     em_fill_run(&fill, opts);
@@ -115,6 +144,18 @@ static void advise_views(const em_tables *tables, int advice)
     }
 }
 
+static void prefault(const em_tables *tables, const em_engram_opts *opts)
+{
+    em_fill fill = {.touch = true};
+    for (int32_t t = 0; t < tables->n_tables; t++) {
+        const em_engram_table *view = &tables->view[t];
+        em_fill_add(&fill, view->codes, NULL, (size_t)view->n_rows * view->row_bytes);
+        if (view->scales)
+            em_fill_add(&fill, view->scales, NULL, (size_t)view->n_rows * view->scale_bytes);
+    }
+    em_fill_run(&fill, opts);
+}
+
 em_engram_tier em_engram_resolve_tier(em_engram_tier tier, uint64_t table_bytes)
 {
     if (tier != EM_ENGRAM_TIER_AUTO)
@@ -137,7 +178,7 @@ int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engra
         return rc;
 
     tables->tier = em_engram_resolve_tier(opts->tier, total_bytes);
-    if (tables->tier == EM_ENGRAM_TIER_RAM)
+    if (tables->tier == EM_ENGRAM_TIER_RAM || tables->tier == EM_ENGRAM_TIER_PINNED)
         return open_ram(tables, opts, total_bytes, err, err_len);
     if (tables->tier == EM_ENGRAM_TIER_SHARED)
         return em_shared_open(&tables->shared, spec, opts, tables->view, err, err_len);
@@ -145,6 +186,8 @@ int em_tables_open(em_tables *tables, const em_engram_spec *spec, const em_engra
         return open_nvme(tables, spec, opts, err, err_len);
     if (tables->tier != EM_ENGRAM_TIER_MMAP)
         return em_engram_fail(err, err_len, -EINVAL, "Engram: unknown tier %d", (int)tables->tier);
+    if (opts->prefault)
+        prefault(tables, opts);
     advise_views(tables, MADV_RANDOM);
     return 0;
 }
@@ -184,7 +227,8 @@ int em_tables_copy_rows(const em_tables *tables, int32_t table_idx, const int64_
 
 bool em_tables_in_memory(const em_tables *tables)
 {
-    return tables->tier == EM_ENGRAM_TIER_RAM || tables->tier == EM_ENGRAM_TIER_SHARED;
+    return tables->tier == EM_ENGRAM_TIER_RAM || tables->tier == EM_ENGRAM_TIER_PINNED ||
+           tables->tier == EM_ENGRAM_TIER_SHARED;
 }
 
 uint64_t em_tables_bytes(const em_tables *tables, int32_t table_idx)
@@ -197,7 +241,7 @@ uint64_t em_tables_resident_bytes(const em_tables *tables, int32_t table_idx)
 {
     const em_engram_table *view = &tables->view[table_idx];
     uint64_t bytes = 0;
-    if (tables->tier == EM_ENGRAM_TIER_RAM)
+    if (tables->tier == EM_ENGRAM_TIER_RAM || tables->tier == EM_ENGRAM_TIER_PINNED)
         return em_tables_bytes(tables, table_idx);
     if (view->codes)
         bytes += em_memory_resident(view->codes, (size_t)view->n_rows * view->row_bytes);

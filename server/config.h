@@ -40,6 +40,7 @@ typedef struct em_config {
     int64_t max_model_len, max_num_seqs, max_num_batched_tokens;
     int64_t engram_cache_bytes, kv_cache_bytes, kv_block_tokens, prefix_snapshot_bytes;
     bool no_prefix_cache;
+    bool engram_verify, engram_prefault;
     char *engram_tier, *engram_shared_dir, *backend, *cuda_module, *math;
     int64_t threads;
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/clock.h"
+#include "server/engram_metrics.h"
 #include "server/http.h"
 #include "server/process_metrics.h"
 #include "server/prometheus.h"
@@ -51,17 +52,11 @@ static const metric counters[] = {
     {"vllm:prompt_tokens_total", "Prompt tokens of the choices that ran.", AT(prompt_tokens)},
     {"vllm:generation_tokens_total", "Tokens generated.", AT(generation_tokens)},
     {"engramd_steps_total", "Steps of the engine.", AT(steps)},
-    {"engramd_engram_tokens_total", "Tokens whose table rows were asked for.", AT(engram_tokens)},
-    {"engramd_engram_rows_total", "Table rows asked for, over all tables.", AT(engram_rows)},
-    {"engramd_engram_bytes_total", "Bytes of table rows gathered.", AT(engram_bytes)},
-    {"engramd_engram_waits_total", "Times a layer found its rows not yet there.", AT(engram_waits)},
 };
 
 static const metric seconds[] = {
     /* uint64_t nanoseconds */
     {"engramd_step_seconds_total", "Time spent in steps.", AT(step_ns)},
-    {"engramd_engram_wait_seconds_total", "Time layers waited for rows.", AT(engram_wait_ns)},
-    {"engramd_engram_lead_seconds_total", "Time rows were ready before a layer took them, summed.", AT(engram_lead_ns)},
 };
 
 static const metric histograms[] = {
@@ -149,18 +144,13 @@ static void write_cache(em_buf *out, const char *model, const em_labels *labels,
     em_labels_done(&l);
 }
 
-static void write_memory(em_buf *out, const char *model, const em_engine_info *info, const em_engine_stats *stats)
+static void write_memory(em_buf *out, const char *model, const em_engine_info *info)
 {
     static const char name[] = "engramd_memory_bytes";
     em_prometheus_family(out, name, "gauge", "Memory by kind, as planned.");
     labelled_u64(out, name, model, "kind", "weights", info->weight_bytes);
     labelled_u64(out, name, model, "kind", "engram_tables", info->table_bytes);
     labelled_u64(out, name, model, "kind", "kv_cache", info->kv_bytes);
-    em_prometheus_family(out, "engramd_engram_table_bytes", "gauge", "Size of all Engram tables.");
-    labelled_u64(out, "engramd_engram_table_bytes", model, "tier", info->engram_tier, stats->engram_table_bytes);
-    em_prometheus_family(out, "engramd_engram_resident_bytes", "gauge",
-                         "What of the Engram tables is in memory, sampled.");
-    labelled_u64(out, "engramd_engram_resident_bytes", model, "tier", info->engram_tier, stats->engram_resident_bytes);
 }
 
 static void write_engine(em_http *h, em_buf *out)
@@ -168,6 +158,7 @@ static void write_engine(em_http *h, em_buf *out)
     em_engine *engine = em_service_engine(h->service);
     const char *model = em_service_api(h->service)->model_names[0];
     em_engine_stats stats = {0};
+    em_engram_stats engram = {0};
     em_engine_info info = {0};
     em_labels labels = {0};
     em_engine_get_info(engine, &info);
@@ -176,7 +167,9 @@ static void write_engine(em_http *h, em_buf *out)
     write_tables(out, &labels, &stats);
     write_finished(out, model, &stats);
     write_cache(out, model, &labels, &stats, &info);
-    write_memory(out, model, &info, &stats);
+    write_memory(out, model, &info);
+    em_engine_get_engram_stats(engine, &engram);
+    em_engram_metrics_write(out, model, info.engram_tier, &engram);
     em_prometheus_family(out, "vllm:request_params_n", "histogram", "n of submitted requests.");
     em_prometheus_histogram(out, "vllm:request_params_n", &labels, &h->counts.params_n);
     em_prometheus_family(out, "vllm:request_params_max_tokens", "histogram", "max_tokens of submitted requests.");

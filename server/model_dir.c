@@ -88,6 +88,8 @@ void em_config_engine_opts(const em_config *c, const char *model_dir, em_engine_
         .engram_tier = c->engram_tier,
         .engram_shared_dir = c->engram_shared_dir,
         .engram_cache_bytes = c->engram_cache_bytes,
+        .engram_verify = c->engram_verify,
+        .engram_prefault = c->engram_prefault,
         .max_queue = (int32_t)c->max_queue,
         .no_prefix_cache = c->no_prefix_cache,
         .snapshot_bytes = c->prefix_snapshot_bytes,

@@ -14,6 +14,7 @@
 static void dump(em_http *h, uint64_t now)
 {
     em_engine_stats s = {0};
+    em_engram_stats engram = {0};
     em_log(EM_LOG_ERROR, NULL,
            "watchdog: the step thread has not moved for %.1f s (--watchdog-timeout %g): ending the process",
            (double)h->watchdog.stalled_ns / 1e9, (double)h->config->watchdog_timeout / 1e9);
@@ -28,11 +29,12 @@ static void dump(em_http *h, uint64_t now)
            h->drain_deadline_ns ? "draining" : "serving");
     /* last, since it takes the engine's locks */
     em_engine_get_stats(em_service_engine(h->service), &s);
+    em_engine_get_engram_stats(em_service_engine(h->service), &engram);
     em_log(EM_LOG_ERROR, NULL,
            "watchdog: %" PRIu64 " steps, %" PRIu64 " prompt tokens, %" PRIu64 " generated, %d running, %d waiting, "
            "%d of %d KV blocks free, %" PRIu64 " waits for rows",
            s.steps, s.prompt_tokens, s.generation_tokens, (int)s.running, (int)s.waiting, (int)s.kv_blocks_free,
-           (int)s.kv_blocks, s.engram_waits);
+           (int)s.kv_blocks, engram.waits);
 }
 
 uint64_t em_watchdog_interval_ns(const em_http *h)

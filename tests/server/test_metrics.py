@@ -97,6 +97,21 @@ class Model(Case):
         self.assertGreater(grown("process_cpu_seconds_total"), 0)
         self.assertEqual(3, grown("http_requests_total", handler="/v1/completions", method="POST", status="2xx"))
 
+    def test_engram_histograms(self):
+        """Each step counts once per table: it waited, or its rows had been there for a while."""
+        grown = self.changes(lambda: self.complete(prompt=list(range(300, 400)), max_tokens=20))
+        for layer in "1", "3":
+            waits = grown("engramd_engram_wait_seconds_count", layer=layer)
+            leads = grown("engramd_engram_lead_seconds_count", layer=layer)
+            self.assertEqual(20, waits)  # the prompt's step draws the first token
+            self.assertLessEqual(leads, waits)
+            self.assertGreater(leads, 10)
+            self.assertGreater(grown("engramd_engram_lead_seconds_sum", layer=layer), 0)
+        self.assertEqual(2 * 12 * 119, grown("engramd_engram_rows_total"))
+        m = scrape(self.server)
+        self.assertEqual(["1e-06", "4e-06"], promtext.bounds(m, "engramd_engram_wait_seconds")[:2])
+        self.assertEqual(2 * 12, len(promtext.bounds(m, "engramd_engram_lead_seconds")))
+
     def test_counters_never_shrink(self):
         before = scrape(self.server)
         for i in range(4):
@@ -125,7 +140,11 @@ class Model(Case):
         self.assertLess(abs(promtext.value(m, "process_open_fds") - fds), 4)
         self.assertGreaterEqual(promtext.value(m, "engramd_http_connections"), 1)
         self.assertGreater(promtext.value(m, "engramd_memory_bytes", kind="weights"), 0)
-        self.assertGreater(promtext.value(m, "engramd_engram_table_bytes"), 0)
+        for layer in "1", "3":
+            size = promtext.value(m, "engramd_engram_table_bytes", layer=layer, tier="ram")
+            self.assertGreater(size, 0)
+            self.assertEqual(size, promtext.value(m, "engramd_engram_resident_bytes", layer=layer, tier="ram"))
+        self.assertGreater(promtext.value(m, "engramd_engram_staging_bytes"), 0)
 
     def test_buckets_are_those_of_vllm(self):
         m = scrape(self.server)
@@ -138,6 +157,28 @@ class Model(Case):
         self.assertEqual("1.0 2.0 5.0 10.0 20.0 +Inf".split(), promtext.bounds(m, "vllm:request_params_n"))
         self.assertEqual("1.0 8.0 16.0 32.0 64.0 128.0 256.0 512.0 1024.0 2048.0 4096.0 8192.0 16384.0 +Inf".split(),
                          promtext.bounds(m, "vllm:iteration_tokens_total"))
+
+    def test_rows_by_tier(self):
+        """nvme with --engram-verify: what is wanted is found in the cache or read, and every row is compared."""
+        with Server("--engram-tier", "nvme", "--engram-verify") as server:
+            body = {"prompt": list(range(300, 340)), "max_tokens": 8, "temperature": 0, "ignore_eos": True, "engram": True}
+            first, again = (server.complete(body).json()["choices"][0] for _ in range(2))
+            m = scrape(server)
+        def total(name):
+            return promtext.value(m, "engramd_engram_" + name, tier="nvme")
+        self.assertEqual(total("rows_unique_total"), total("cache_hits_total") + total("rows_read_total"))
+        self.assertGreater(total("cache_hits_total"), 0)
+        self.assertGreaterEqual(total("read_bytes_total"), 256 * total("rows_read_total"))
+        self.assertEqual(total("rows_total"), total("verified_rows_total"))
+        self.assertEqual(0, total("wrong_rows_total"))
+        self.assertEqual(0, total("read_errors_total"))
+        self.assertGreater(total("reads_in_flight_max"), 1)
+        self.assertGreater(total("cache_bytes"), 0)
+        tiers = [t for token in first["engram"]["tier"] for t in token]
+        self.assertIn("nvme", tiers)
+        self.assertEqual({"cache"}, {t for token in again["engram"]["tier"] for t in token})
+        for name in "gate", "share", "ngrams":
+            self.assertEqual(first["engram"][name], again["engram"][name])
 
     def test_promtool(self):
         """Its own checker, where it is installed; it dislikes the colons and the _total that vLLM's names have."""

@@ -372,6 +372,11 @@ uint64_t em_engine_heartbeat_ns(em_engine *e)
     return t;
 }
 
+void em_engine_get_engram_stats(em_engine *e, em_engram_stats *ret_stats)
+{
+    *ret_stats = (em_engram_stats){0};
+}
+
 void em_engine_get_stats(em_engine *e, em_engine_stats *ret_stats)
 {
     pthread_mutex_lock(&e->lock);

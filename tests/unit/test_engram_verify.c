@@ -34,8 +34,11 @@ static unsigned failed_tables(const model *m, em_engram *g, const int32_t *suffi
     ck_assert_int_eq(em_engram_ask(g, suffix, n, &ticket), 0);
     for (int32_t t = 0; t < m->spec.n_tables; t++) {
         em_engram_rows rows;
-        int rc = em_engram_take(ticket, t, &rows);
+        int rc = em_engram_take(ticket, t, &rows), n_lost = 0;
         ck_assert(rc == 0 || rc == -EBADMSG);
+        for (int32_t i = 0; i < n; i++)
+            n_lost += rows.token_flags[i] & EM_ENGRAM_ROW_LOST ? 1 : 0;
+        ck_assert((n_lost > 0) == (rc != 0));
         failed |= (unsigned)(rc != 0) << t;
     }
     em_engram_release(ticket);
@@ -79,6 +82,8 @@ START_TEST(a_row_that_is_not_the_files_is_found)
         ck_assert_uint_eq(failed_tables(&m, g, suffix, n), 1u << table_idx);
         em_engram_get_stats(g, &stats);
         ck_assert_uint_eq(stats.failed, 1);
+        ck_assert_uint_ge(stats.rows_wrong, 1);
+        ck_assert_uint_eq(stats.rows_verified, stats.rows);
         ck_assert_uint_eq(stats.read_errors, 0);
         em_engram_close(g);
         free_model(&m);
