@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""lm-evaluation-harness (local-completions) against the program: its numbers are those of our own sums over echoed
-log-probabilities, its tokenizer the server's. `test_lm_eval.py ENGRAMD`.
+"""lm-evaluation-harness (local-completions) against the program: its numbers are those of `engramd score` and of our own
+sums over echoed log-probabilities, its tokenizer the server's. `test_lm_eval.py ENGRAMD`.
 
 Needs the package `lm-eval`; ENGRAMD_LM_EVAL_PYTHON names an interpreter that has it. Exit code 77 (skipped) without one."""
 import math
 import os
+import subprocess
 import sys
 import tempfile
 
@@ -13,6 +14,7 @@ os.environ.update(HF_HOME=CACHE.name, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1
 try:
     import lm_eval
     import yaml
+    from lm_eval.api.instance import Instance
     from lm_eval.models.openai_completions import LocalCompletionsAPI
     from lm_eval.tasks import TaskManager
 except ImportError as error:
@@ -26,20 +28,10 @@ except ImportError as error:
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "server"))
+import harness  # noqa: E402
 from harness import Case, Server, json, main  # noqa: E402
 
-EOS_ID = 1
-
-
-class ServerTokenizer:
-    """Ids from the server itself, for one without /tokenizer_info."""
-    bos_token_id, eos_token_id = 0, EOS_ID
-
-    def __init__(self, server):
-        self.server = server
-
-    def encode(self, text, add_special_tokens=False):
-        return self.server.request("POST", "/tokenize", {"prompt": text, "add_special_tokens": False}).json()["tokens"]
+BOS_ID, EOS_ID = 0, 1
 
 
 def task(name):
@@ -53,16 +45,17 @@ class LmEval(Case):
     @classmethod
     def setUpClass(cls):
         cls.server = Server("--log-level", "warning")
-        url = "http://127.0.0.1:%d/v1/completions" % cls.server.port
-        remote = cls.server.request("GET", "/tokenizer_info").status == 200
-        print("tokenizer: %s" % ("the server's, as lm-eval finds it" if remote else "the server's, without /tokenizer_info"))
-        cls.model = LocalCompletionsAPI(base_url=url, model="engram-pocket", tokenizer_backend="remote" if remote else "None",
-                                        num_concurrent=4, max_length=4095)
-        if not remote:
-            cls.model.tokenizer, cls.model.tokenizer_backend = ServerTokenizer(cls.server), "remote"
-            cls.model.tokenized_requests = True
+        cls.model = cls.client()
         with open(os.path.join(HERE, "lm_eval", "capitals.jsonl"), encoding="utf-8") as f:
             cls.docs = [json.loads(line) for line in f]
+
+    @classmethod
+    def client(cls, **options):
+        """lm-eval finds /tokenizer_info by itself and takes the server's tokenizer."""
+        model = LocalCompletionsAPI(base_url="http://127.0.0.1:%d/v1/completions" % cls.server.port, model="engram-pocket",
+                                    num_concurrent=4, max_length=4095, **options)
+        assert model.tokenizer_backend == "remote", model.tokenizer_backend
+        return model
 
     @classmethod
     def tearDownClass(cls):
@@ -75,7 +68,11 @@ class LmEval(Case):
         return out["results"][config["task"]], sorted(out["samples"][config["task"]], key=lambda s: s["doc_id"])
 
     def ids(self, text):
-        return ServerTokenizer(self.server).encode(text)
+        return self.server.request("POST", "/tokenize", {"prompt": text, "add_special_tokens": False}).json()["tokens"]
+
+    def engramd_score(self, path, *options):
+        out = subprocess.run([harness.exe, "score", "--json", *options, path], capture_output=True, check=True, timeout=120)
+        return json.loads(out.stdout)
 
     def score(self, context, continuation):
         """Our own sum: (log-probability of the continuation's ids behind the context's, whether each was the most likely)."""
@@ -112,6 +109,29 @@ class LmEval(Case):
             total += ours
             n_bytes += len(text.encode())
         self.assertAlmostEqual(math.exp(-total / n_bytes), results["byte_perplexity,none"], places=5)
+
+
+    def test_numbers_of_engramd_score(self):
+        """A text that fits into one window, behind BOS in both; then in windows as score cuts them, where the first token of
+        each is not scored."""
+        with open(os.path.join(HERE, "..", "..", "LICENSE"), encoding="utf-8") as f:
+            text = f.read()[:5000].strip()
+        model, ids = self.client(custom_prefix_token_id=BOS_ID), self.ids(text)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as f:
+            f.write(text)
+            f.flush()
+            whole, parts = self.engramd_score(f.name), self.engramd_score(f.name, "--max-model-len", "257")
+        rolling = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0)
+        theirs = model.loglikelihood_rolling([rolling], disable_tqdm=True)[0]
+        self.assertEqual((len(ids), 1), (whole["tokens"], whole["windows"]))
+        self.assertAlmostEqual(1, theirs / whole["sum_logprob"], places=6)
+        self.assertAlmostEqual(1, math.exp(-theirs / len(ids)) / whole["perplexity"], places=5)
+        behind_bos = [BOS_ID, *ids]
+        windows = [behind_bos[at:at + 256] for at in range(0, len(behind_bos), 256)]
+        theirs = sum(s for s, _ in model._loglikelihood_tokens([(("", ""), w[:1], w[1:]) for w in windows], disable_tqdm=True))
+        self.assertEqual((sum(len(w) - 1 for w in windows), len(windows)), (parts["tokens"], parts["windows"]))
+        self.assertGreater(len(windows), 3)
+        self.assertAlmostEqual(1, theirs / parts["sum_logprob"], places=6)
 
 
 if __name__ == "__main__":
