@@ -356,7 +356,7 @@ static int32_t count_released(const em_seq *seq)
 static bool lacks_insight(const em_seq *seq)
 {
     bool goes_on = seq->finish == EM_FINISH_NONE || seq->finish == EM_FINISH_STOP || seq->finish == EM_FINISH_LENGTH;
-    return seq->insight_memory && seq->pos < seq->n_ids && goes_on;
+    return seq->insight_memory && seq->pos < em_seq_goal(seq) && goes_on;
 }
 
 bool em_seq_text_draft(em_seq *seq, em_event *ret_draft)

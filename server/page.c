@@ -5,7 +5,7 @@
 
 /* It runs its own scripts and talks to its own server: nothing else, and nobody may frame it. */
 #define POLICY                                                                                                         \
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "    \
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "   \
     "form-action 'none'; frame-ancestors 'none'"
 
 static enum MHD_Result not_here(em_exchange *x)
@@ -19,8 +19,8 @@ static enum MHD_Result send_file(em_exchange *x, const em_page_file *file)
 {
     const char *known = MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, MHD_HTTP_HEADER_IF_NONE_MATCH);
     bool same = known && strcmp(known, file->etag) == 0;
-    struct MHD_Response *response = MHD_create_response_from_buffer(
-        same ? 0 : file->len, (void *)(uintptr_t)file->data, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(same ? 0 : file->len, (void *)(uintptr_t)file->data, MHD_RESPMEM_PERSISTENT);
     if (!response)
         return MHD_NO;
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, file->content_type);
