@@ -42,6 +42,8 @@ static const metric gauges[] = {
     /* int32_t */
     {"vllm:num_requests_running", "Choices in the running batch.", AT(running)},
     {"vllm:num_requests_waiting", "Choices that wait for a place in the batch.", AT(waiting)},
+    {"engramd_grammars_waiting", "Grammars that are compiled or wait for it.", AT(grammars_waiting)},
+    {"engramd_grammars_kept", "Compiled grammars that are kept.", AT(grammars_kept)},
 };
 
 static const metric counters[] = {
@@ -52,11 +54,16 @@ static const metric counters[] = {
     {"vllm:prompt_tokens_total", "Prompt tokens of the choices that ran.", AT(prompt_tokens)},
     {"vllm:generation_tokens_total", "Tokens generated.", AT(generation_tokens)},
     {"engramd_steps_total", "Steps of the engine.", AT(steps)},
+    {"engramd_grammars_asked_total", "Requests whose answer is bound to a grammar.", AT(grammars_asked)},
+    {"engramd_grammars_found_total", "Of them, those whose grammar was there, or under way.", AT(grammars_found)},
+    {"engramd_grammars_compiled_total", "Grammars compiled.", AT(grammars_compiled)},
+    {"engramd_grammars_refused_total", "Grammars that could not be compiled.", AT(grammars_failed)},
 };
 
 static const metric seconds[] = {
     /* uint64_t nanoseconds */
     {"engramd_step_seconds_total", "Time spent in steps.", AT(step_ns)},
+    {"engramd_grammar_compile_seconds_total", "Time spent compiling grammars.", AT(grammar_compile_ns)},
 };
 
 static const metric histograms[] = {
@@ -127,6 +134,8 @@ static void write_cache(em_buf *out, const char *model, const em_labels *labels,
     int32_t used = stats->kv_blocks - stats->kv_blocks_free;
     em_prometheus_family(out, "vllm:kv_cache_usage_perc", "gauge", "Share of the KV blocks that choices use, 0 to 1.");
     em_prometheus_real(out, "vllm:kv_cache_usage_perc", labels, stats->kv_blocks ? (double)used / stats->kv_blocks : 0);
+    em_prometheus_family(out, "engramd_grammar_bytes", "gauge", "Size of the kept grammars with their masks.");
+    em_prometheus_u64(out, "engramd_grammar_bytes", labels, stats->grammar_bytes);
     em_prometheus_family(out, "engramd_kv_blocks", "gauge", "KV blocks by what is in them.");
     labelled_u64(out, "engramd_kv_blocks", model, "state", "used", (uint64_t)used);
     labelled_u64(out, "engramd_kv_blocks", model, "state", "cached", (uint64_t)stats->kv_blocks_cached);
