@@ -10,6 +10,7 @@ struct em_guide {
     bool all_bytes;   /* every byte is a token */
     uint32_t *forced; /* [n_forced] the completion that has begun; `at` of them have come */
     uint32_t n_forced, at;
+    bool completing; /* the last token came from there */
 };
 
 int em_guide_new(em_grammar *grammar, em_guide **ret_guide)
@@ -126,6 +127,7 @@ static int turn_back(em_guide *g, int32_t left, int32_t *id, em_guide_next *ret_
     if (!is_forced(g))
         return 0;
     *id = (int32_t)g->forced[g->at++];
+    g->completing = true;
     return em_grammar_state_accept_token(g->state, (uint32_t)*id);
 }
 
@@ -134,7 +136,8 @@ int em_guide_take(em_guide *g, int32_t left, int32_t *id, em_guide_next *ret_nex
     int rc = em_grammar_state_accept_token(g->state, (uint32_t)*id);
     if (rc)
         return rc;
-    if (is_forced(g))
+    g->completing = is_forced(g);
+    if (g->completing)
         g->at++;
     else
         rc = fits(g, left - 1);
@@ -142,6 +145,11 @@ int em_guide_take(em_guide *g, int32_t left, int32_t *id, em_guide_next *ret_nex
         return turn_back(g, left, id, ret_next);
     *ret_next = EM_GUIDE_DRAW;
     return rc;
+}
+
+bool em_guide_completing(const em_guide *g)
+{
+    return g->completing;
 }
 
 bool em_guide_complete(const em_guide *g)

@@ -31,7 +31,8 @@ int em_guide_next_token(em_guide *g, uint64_t *mask, const em_logit_bans *bans, 
  * EM_GUIDE_OVER when there is no such token, since the answer is complete, else EM_GUIDE_DRAW. Errors as above. */
 int em_guide_take(em_guide *g, int32_t left, int32_t *id, em_guide_next *ret_next);
 
-bool em_guide_complete(const em_guide *g); /* the answer may end here */
-bool em_guide_final(const em_guide *g);    /* it must */
+bool em_guide_completing(const em_guide *g); /* the last token was one of a completion, which comes whole */
+bool em_guide_complete(const em_guide *g);   /* the answer may end here */
+bool em_guide_final(const em_guide *g);      /* it must */
 
 #endif

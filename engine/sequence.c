@@ -317,7 +317,8 @@ int em_seq_push(em_seq *seq, const em_draw *draw, const em_seq_rules *rules)
             return rc;
         stopped = seq->cut = rc > 0;
     }
-    if (em_request_stops_at(seq->live->request, draw->id, rules->eos_id))
+    bool completing = seq->guide && em_guide_completing(seq->guide);
+    if (!completing && em_request_stops_at(seq->live->request, draw->id, rules->eos_id))
         stopped = true;
     if (seq->guide && em_guide_final(seq->guide))
         stopped = true;

@@ -149,12 +149,15 @@ static void on_event(void *ctx, em_event *ev)
 {
     collector *c = ctx;
     pthread_mutex_lock(&c->lock);
+    bool first = !c->used;
     c->used = true;
     MUST(!c->last, "an event after the last one");
     MUST(ev->choice >= 0 && ev->choice < c->n_choices, "choice %d", ev->choice);
     choice_result *r = &c->choice[ev->choice];
     MUST(r->finish == EM_FINISH_NONE, "choice %d goes on after its finish", ev->choice);
-    if (ev->kind == EM_EVENT_PROMPT) {
+    if (ev->kind == EM_EVENT_READY) {
+        MUST(first && !ev->text_len && !ev->n_tokens && !ev->finish && !ev->last, "ready comes first and says no more");
+    } else if (ev->kind == EM_EVENT_PROMPT) {
         MUST(!r->n_events && !r->n_prompt, "prompt scores come first, and once");
         MUST(!ev->text_len && !ev->finish && !ev->last, "a prompt event says more than it should");
         keep_tokens(&r->prompt, &r->n_prompt, ev);
