@@ -2,6 +2,7 @@
 """Chats through the official OpenAI client: whole, streamed, helpers, logprobs, tools, reasoning, several answers, leaving.
 `test_openai_chat.py ENGRAMD`; needs what sdk.py says."""
 import asyncio
+import json
 import time
 
 import sdk
@@ -133,6 +134,24 @@ class Chat(Case):
         with self.assertRaises(openai.BadRequestError) as e:
             self.create(**{**GREEDY, "messages": turn[:2]}, tools=[CLOCK])
         self.assertEqual("messages", e.exception.param)
+
+    def test_required_call(self):
+        """Whole, in pieces, and through the client's accumulator: one call with an id, a name, arguments that fit."""
+        body = {**GREEDY, "max_completion_tokens": 200, "tools": [CLOCK], "tool_choice": "required", "parallel_tool_calls": False}
+        whole = self.create(**body).choices[0]
+        call = whole.message.tool_calls[0]
+        self.assertEqual(("tool_calls", None, "function", "now"),
+                         (whole.finish_reason, whole.message.content, call.type, call.function.name))
+        self.assertEqual(["zone"], list(json.loads(call.function.arguments)))
+        pieces = [p for c in self.create(**body, stream=True) for p in c.choices[0].delta.tool_calls or []]
+        self.assertEqual(("function", "now", 0), (pieces[0].type, pieces[0].function.name, pieces[0].index))
+        self.assertTrue(pieces[0].id.startswith("call_") and all(p.id is None and p.function.name is None for p in pieces[1:]))
+        self.assertEqual(call.function.arguments, "".join(p.function.arguments for p in pieces))
+        with self.client.chat.completions.stream(**body) as stream:
+            kinds = {event.type for event in stream}
+            final = stream.get_final_completion().choices[0]
+        self.assertIn("tool_calls.function.arguments.done", kinds)
+        self.assertEqual(call.function.arguments, final.message.tool_calls[0].function.arguments)
 
     def test_extensions(self):
         c = self.create(**GREEDY, logprobs=True, extra_body={"return_token_ids": True, "return_tokens_as_token_ids": True})
