@@ -16,7 +16,7 @@ static __global__ void hash_rows(const em_cuda_engram_hash_args a)
     bool ended = false; /* look-back is sticky: behind the start everything is the pad class */
     int64_t v = 0;
     for (int back = 0; back < order; back++) {
-        ended = ended || ids[back] < 0;
+        ended = ended || ids[back] < 0 || ids[back] >= a.n_ids;
         int64_t c = ended ? h->pad_class : a.class_of[ids[back]];
         v ^= c * h->multiplier[back];
     }

@@ -122,11 +122,11 @@ typedef struct em_cuda_hash {
 typedef struct em_cuda_engram_hash_args {
     const em_cuda_hash *hash;
     const int32_t *class_of; /* [n_ids] class of each token id */
-    const int32_t *ids;      /* [T, ids_stride] the token and those before it, newest first; -1: before the start, or a
-                              * position that takes no part; it and all deeper ones read as the pad class */
+    const int32_t *ids;      /* [T, ids_stride] the token and those before it, newest first; outside of 0 .. n_ids - 1:
+                              * before the start, or no part of any text; it and all deeper ones read as the pad class */
     int64_t ids_stride;      /* >= max_order */
     int64_t *row_id;         /* [T, n_cols] */
-    int32_t n_tokens, n_cols;
+    int32_t n_tokens, n_cols, n_ids;
 } em_cuda_engram_hash_args;
 int em_cuda_engram_hash(em_cuda_stream s, const em_cuda_engram_hash_args *a);
 

@@ -22,24 +22,25 @@ static inline __device__ float lanes_max(float v, int width)
 }
 
 /* N sums over the warp at once, N a power of two up to 32: lane i gets the one of v[i >> (5 - log2 N)]. The lanes' values
- * are paired as in warp_sum, so the bits of a sum do not depend on N. v is used up. */
-template <int N> static inline __device__ float warp_sums(float (&v)[N])
+ * are paired as in warp_sum, so the bits of a sum do not depend on N. Recursive, so that the values stay in registers. */
+template <int N, int OFF = WARP / 2> static inline __device__ float warp_sums(const float (&v)[N])
 {
-    int off = WARP / 2;
+    if constexpr (N == 1) {
+        float sum = v[0];
 #pragma unroll
-    for (int n = N; n > 1; n /= 2) {
-        bool upper = lane_id() & off;
+        for (int off = OFF; off > 0; off /= 2)
+            sum += __shfl_xor_sync(ALL_LANES, sum, off);
+        return sum;
+    } else {
+        bool upper = lane_id() & OFF;
+        float half[N / 2];
 #pragma unroll
-        for (int i = 0; i < n / 2; i++) {
-            float keep = upper ? v[i + n / 2] : v[i], give = upper ? v[i] : v[i + n / 2];
-            v[i] = keep + __shfl_xor_sync(ALL_LANES, give, off);
+        for (int i = 0; i < N / 2; i++) {
+            float keep = upper ? v[i + N / 2] : v[i], give = upper ? v[i] : v[i + N / 2];
+            half[i] = keep + __shfl_xor_sync(ALL_LANES, give, OFF);
         }
-        off /= 2;
+        return warp_sums<N / 2, OFF / 2>(half);
     }
-    float sum = v[0];
-    for (; off > 0; off /= 2)
-        sum += __shfl_xor_sync(ALL_LANES, sum, off);
-    return sum;
 }
 
 /* Every thread of the block gets the sum; all must call. */
