@@ -279,6 +279,12 @@ class Machine(Case):
     def test_little_locked_memory(self):
         drop = ["setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock"] if os.geteuid() == 0 else ["env"]
         self.check_all_tiers(preexec=little_locked_memory, prefix=drop)
+        # the tier that wants to lock its tables says so, and what to do
+        for command in "serve", "plan":
+            r = subprocess.run([*drop, harness.exe, command, "--engram-tier", "pinned", MODEL], capture_output=True,
+                               preexec_fn=little_locked_memory, timeout=60)
+            self.assertEqual(1, r.returncode, r.stderr)
+            self.assertRegex(r.stderr.decode(), r"may lock (65536 bytes|64\.0 KiB).*ulimit -l")
 
 
 class SharedTable(Case):
