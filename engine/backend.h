@@ -33,6 +33,7 @@ struct em_backend {
     em_engram_mem mem;     /* memory the Engram service should use for tables and staging */
     em_error mem_error;    /* why mem's alloc last failed, one sentence; empty: plainly no memory */
     bool saves_inside;     /* attention obeys em_batch_seq.saves; else no batch has any */
+    uint64_t weight_bytes; /* of its own copy of the weights, in memory of its own; 0: it uses what is mapped */
     uint64_t linear_ns;    /* so far in dense weight products: what a stage's time is made of */
     uint64_t experts_read; /* so far, over steps and layers: routed experts whose weights a step had to read */
 
@@ -72,8 +73,10 @@ typedef struct em_state_bytes {
 } em_state_bytes;
 
 typedef struct em_cpu_opts {
-    int32_t n_threads;  /* >= 1 */
-    unsigned cpu_flags; /* kernel tiers to use */
+    int32_t n_threads;                               /* >= 1 */
+    unsigned cpu_flags;                              /* kernel tiers to use */
+    void (*on_progress)(void *ctx, double fraction); /* of packing the weights; may be NULL */
+    void *progress_ctx;
 } em_cpu_opts;
 
 em_state_bytes em_cpu_state_bytes(const em_model_config *cfg, int32_t block_tokens);

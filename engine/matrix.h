@@ -3,6 +3,7 @@
 #ifndef EM_ENGINE_MATRIX_H
 #define EM_ENGINE_MATRIX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,8 @@ typedef struct em_matrix {
     int32_t scale_rows;   /* rows one scale covers: the FP8 tile's height, 1 for FP4 */
     int32_t scale_cols;   /* columns one scale covers; a multiple of 32 */
     int64_t scale_stride; /* scales in one row of tiles = ceil(cols / scale_cols) */
+    bool packed;          /* data holds codes and scales in the order of the CPU's kernels (engine/cpu/pack.h), 64-byte
+                           * aligned; scale is NULL */
 } em_matrix;
 
 /* Bytes of one row of codes. */

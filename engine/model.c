@@ -237,6 +237,11 @@ static void engram_progress(void *ctx, uint64_t done, uint64_t total)
     progress(ctx, "engram", total ? (double)done / (double)total : 1.0);
 }
 
+static void weights_progress(void *ctx, double fraction)
+{
+    progress(ctx, "weights", fraction);
+}
+
 /* Tokenizer and, for Engram, the class map: derived here, never read from JSON (spec 8.4 item 13). */
 static int open_text(em_model *m, const char *dir, em_error *err)
 {
@@ -344,7 +349,10 @@ static int open_backend(em_model *m, const em_model_opts *opts, em_error *err)
             .plan = m->choice.plan, .on_progress = opts->on_progress, .progress_ctx = opts->progress_ctx};
         return m->choice.module->open(&m->cfg, m->weights, &m->shape, &dev, &m->backend, err);
     }
-    em_cpu_opts co = {.n_threads = m->n_threads, .cpu_flags = em_cpu_flags() & opts->cpu_flags_mask};
+    em_cpu_opts co = {.n_threads = m->n_threads,
+                      .cpu_flags = em_cpu_flags() & opts->cpu_flags_mask,
+                      .on_progress = weights_progress,
+                      .progress_ctx = m};
     return em_cpu_open(&m->cfg, m->weights, &m->shape, &co, &m->backend, err);
 }
 
@@ -458,7 +466,7 @@ int32_t em_model_n_threads(const em_model *m)
 
 uint64_t em_model_weight_bytes(const em_model *m)
 {
-    return m->weights->bytes;
+    return m->backend->weight_bytes ? m->backend->weight_bytes : m->weights->bytes;
 }
 
 uint64_t em_model_kv_bytes(const em_model *m)

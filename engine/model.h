@@ -52,7 +52,7 @@ const char *em_model_backend_name(const em_model *m); /* "cpu/avx512" */
 /* Why the GPU was not taken although it was allowed, one clause; empty when there is nothing to say. */
 const char *em_model_backend_why(const em_model *m);
 int32_t em_model_n_threads(const em_model *m);     /* compute threads in use */
-uint64_t em_model_weight_bytes(const em_model *m); /* weights mapped or held, tables left out */
+uint64_t em_model_weight_bytes(const em_model *m); /* weights as the backend holds them */
 uint64_t em_model_kv_bytes(const em_model *m);     /* KV blocks and slots */
 
 /* Where the time of the steps since open went, in nanoseconds of the calling thread. */

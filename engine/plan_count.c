@@ -99,7 +99,8 @@ static void add_engram(const em_plan_input *in, em_memory_plan *p)
 static void add_cpu(const em_plan_input *in, const em_backend_shape *sh, em_memory_plan *p)
 {
     em_state_bytes state = em_cpu_state_bytes(in->cfg, sh->block_tokens);
-    add(p, "weights", "weights, as the files have them", EM_PLACE_MAPPED, in->weights.mapped, false);
+    add(p, "weights", "weights, in the order of the kernels", EM_PLACE_OWN, in->weights.packed, false);
+    add(p, "embeddings", "token embeddings, rows read from the files", EM_PLACE_MAPPED, in->weights.embed, false);
     add(p, "kv_blocks", "compressed keys and values of sequences", EM_PLACE_OWN,
         (uint64_t)state.block * (uint64_t)sh->n_blocks, false);
     add(p, "sequence_slots", "windows and open groups of running sequences", EM_PLACE_OWN,

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "engine/weights_bind.h"
 
@@ -304,4 +306,12 @@ em_weights *em_weights_free(em_weights *w)
     free(w->layers);
     free(w);
     return NULL;
+}
+
+void em_weights_forget(const em_weights *w, const void *data, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)data + page - 1) & ~(page - 1), end = ((uintptr_t)data + bytes) & ~(page - 1);
+    if (begin < end && !em_weights_arena_holds(w->owned, data))
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
 }

@@ -79,12 +79,21 @@ typedef struct em_weights {
 int em_weights_load(const em_model_config *cfg, const em_st_set *set, em_weights **ret_weights, em_error *err);
 em_weights *em_weights_free(em_weights *w); /* NULL is fine; returns NULL */
 
+/* Gives back the mapped pages that lie wholly inside [data, data + bytes), for whoever has a copy of its own: they are
+ * read from the file again if somebody looks. Memory that the weights own is left alone. Any thread. */
+void em_weights_forget(const em_weights *w, const void *data, size_t bytes);
+
+/* Calls fn for every matrix that takes part in products (all but embed), in the order of a step. */
+void em_weights_each_matrix(const em_model_config *cfg, em_weights *w, void (*fn)(void *ctx, em_matrix *m), void *ctx);
+
 /* --- weights_sizes.c: how many bytes, for plans and measurements */
 
 /* From the headers alone; nothing of the tensors' data is read. */
 typedef struct em_weights_sizes {
     uint64_t mapped;      /* tensors of the text model, tables left out */
     uint64_t experts;     /* of them: routed experts */
+    uint64_t packed;      /* matrices of products in the order of the CPU's kernels */
+    uint64_t embed;       /* of the mapped: rows of token embeddings */
     uint64_t tables;      /* Engram tables */
     em_dtype table_dtype; /* of their rows; F32 without tables */
     uint64_t owned;       /* what em_weights_load allocates: widened vectors, copies of misaligned matrices, lists */

@@ -39,6 +39,14 @@ void *em_weights_arena_alloc(em_weights_arena **arena, size_t bytes)
     return memset(p, 0, bytes);
 }
 
+bool em_weights_arena_holds(const em_weights_arena *arena, const void *p)
+{
+    for (; arena; arena = arena->next)
+        if ((uintptr_t)p - (uintptr_t)arena < ALIGN + arena->cap)
+            return true;
+    return false;
+}
+
 void em_weights_arena_free(em_weights_arena *arena)
 {
     while (arena) {
@@ -258,10 +266,7 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-/* How many of n elements one of n_scales covers (spec 2.4, rule 2). Several sizes can give the same count: the one of
- * quantization_config (0: none) decides, else 32, the size of the format, if it fits; else the smallest multiple of
- * `step` that does. 0: none fits. */
-static int64_t tile_size(int64_t n, int64_t n_scales, int64_t configured, int64_t step)
+int64_t em_bind_tile_size(int64_t n, int64_t n_scales, int64_t configured, int64_t step)
 {
     if (configured)
         return ceil_div(n, configured) == n_scales ? configured : 0;
@@ -288,8 +293,8 @@ static int bind_fp8(em_binder *b, const em_st_tensor *t, const char *prefix, int
         r = find_scale(b, t, prefix, &s);
     if (r < 0)
         return r;
-    int64_t tile_rows = tile_size(rows, s->shape[0], b->cfg->fp8_block_rows, 1);
-    int64_t tile_cols = tile_size(cols, s->shape[1], b->cfg->fp8_block_cols, 32);
+    int64_t tile_rows = em_bind_tile_size(rows, s->shape[0], b->cfg->fp8_block_rows, 1);
+    int64_t tile_cols = em_bind_tile_size(cols, s->shape[1], b->cfg->fp8_block_cols, 32);
     if (!tile_rows || !tile_cols)
         return bad_scale(b, s, t, b->cfg->fp8_block_rows ? " under quantization_config" : "");
     *ret = (em_matrix){.dtype = EM_DTYPE_FP8,
@@ -316,7 +321,7 @@ static int bind_fp4(em_binder *b, const em_st_tensor *t, const char *prefix, int
         r = find_scale(b, t, prefix, &s);
     if (r < 0)
         return r;
-    int64_t group = tile_size(cols, s->shape[1], 0, 32);
+    int64_t group = em_bind_tile_size(cols, s->shape[1], 0, 32);
     if (s->shape[0] != rows || !group)
         return bad_scale(b, s, t, "");
     if (b->cfg->fp8_block_rows && !b->cfg->fp4_experts)

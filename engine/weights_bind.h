@@ -13,6 +13,7 @@ typedef struct em_weights_arena em_weights_arena;
 /* 64-byte aligned, zeroed; NULL when out of memory. */
 void *em_weights_arena_alloc(em_weights_arena **arena, size_t bytes);
 void em_weights_arena_free(em_weights_arena *arena);
+bool em_weights_arena_holds(const em_weights_arena *arena, const void *p);
 
 /* A tensor under its canonical name: no "model.", lm_head.weight as head.weight. */
 typedef struct em_bind_slot {
@@ -55,6 +56,11 @@ int em_bind_matrix(em_binder *b, const char *prefix, em_bind_kind kind, int64_t 
 
 /* A float matrix whose name is not PREFIX.weight. */
 int em_bind_float_matrix(em_binder *b, const char *name, int64_t rows, int64_t cols, em_matrix *ret);
+
+/* How many of n elements one of n_scales covers (spec 2.4, rule 2). Several sizes can give the same count: the one of
+ * quantization_config (0: none) decides, else 32, the size of the format, if it fits; else the smallest multiple of
+ * `step` that does. 0: none fits. */
+int64_t em_bind_tile_size(int64_t n, int64_t n_scales, int64_t configured, int64_t step);
 
 /* Of a family that the text model leaves aside; by canonical name. */
 bool em_bind_is_foreign(const char *name);

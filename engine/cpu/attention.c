@@ -158,10 +158,10 @@ static void attend_item(void *ctx, int64_t item, int worker)
 
     rotate_heads(call, token, head, n_heads, false);
     em_matrix view = {.dtype = EM_DTYPE_F32, .rows = n_win, .cols = D, .data = win};
-    c->k.gemm[EM_DTYPE_F32](&view, 0, n_win, q, D, n_heads, score, stride);
+    c->k.gemm_rows(&view, 0, n_win, q, D, n_heads, score, stride);
     if (n_comp) {
         view = (em_matrix){.dtype = EM_DTYPE_F32, .rows = n_comp, .cols = D, .data = comp};
-        c->k.gemm[EM_DTYPE_F32](&view, 0, n_comp, q, D, n_heads, score + n_win, stride);
+        c->k.gemm_rows(&view, 0, n_comp, q, D, n_heads, score + n_win, stride);
     }
     for (int32_t h = 0; h < n_heads; h++)
         attend_head(c, score + h * stride, n_win, n_comp, win, comp, call->lw->attn_sink[head + h], q + h * D);

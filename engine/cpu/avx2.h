@@ -3,10 +3,9 @@
 #ifndef EM_CPU_AVX2_H
 #define EM_CPU_AVX2_H
 
-#include <immintrin.h>
 #include <stdint.h>
 
-#include "engine/cpu/gemm_blocks.h"
+#include "engine/cpu/simd.h"
 #include "engine/cpu/tiers.h"
 
 /* Sum of the lanes; the order is written out, so that it does not depend on the compiler. */
@@ -33,21 +32,8 @@ EM_INLINE void avx2_e4m3(__m128i codes, __m256 *lo, __m256 *hi)
     *hi = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
 }
 
-/* 16 bytes of E2M1 pairs as 32 floats in column order, twice their value (a small integer); code 8 gives +0. */
-EM_INLINE void avx2_e2m1(__m128i codes, __m256 out[4])
-{
-    const __m128i doubled = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-    const __m128i nibble = _mm_set1_epi8(0x0F);
-    __m128i even = _mm_shuffle_epi8(doubled, _mm_and_si128(codes, nibble));
-    __m128i odd = _mm_shuffle_epi8(doubled, _mm_and_si128(_mm_srli_epi16(codes, 4), nibble));
-    __m128i a = _mm_unpacklo_epi8(even, odd), b = _mm_unpackhi_epi8(even, odd);
-    out[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a));
-    out[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(a, 8)));
-    out[2] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
-    out[3] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8)));
-}
-
 void em_avx2_gemm_init(em_kernels *k);
+void em_avx2_strips_init(em_kernels *k);
 void em_avx2_vec_init(em_kernels *k);
 void em_avx2_codes_init(em_kernels *k);
 

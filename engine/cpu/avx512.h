@@ -3,11 +3,10 @@
 #ifndef EM_CPU_AVX512_H
 #define EM_CPU_AVX512_H
 
-#include <immintrin.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/cpu/gemm_blocks.h"
+#include "engine/cpu/simd.h"
 #include "engine/cpu/tiers.h"
 
 /* Sum of the lanes; the order is written out, so that it does not depend on the compiler. */
@@ -43,6 +42,7 @@ EM_INLINE void avx512_e4m3(__m256i codes, __m512 *lo, __m512 *hi)
 }
 
 void em_avx512_gemm_init(em_kernels *k);
+void em_avx512_strips_init(em_kernels *k);
 void em_avx512_vec_init(em_kernels *k);
 void em_avx512_codes_init(em_kernels *k);
 

@@ -10,6 +10,7 @@
 
 #include "engine/backend.h"
 #include "engine/cpu/kernels.h"
+#include "engine/cpu/packed_weights.h"
 #include "engine/cpu/thread_pool.h"
 #include "engine/rope_frequencies.h"
 #include "engine/state_layout.h"
@@ -37,7 +38,8 @@ typedef struct em_moe_entry {
 typedef struct em_cpu {
     em_backend base; /* first */
     const em_model_config *cfg;
-    const em_weights *w;
+    const em_weights *w; /* of packed */
+    em_packed_weights *packed;
     em_backend_shape shape;
     em_kernels k;
     em_pool *pool;

@@ -230,6 +230,7 @@ static void cpu_close(em_backend *be)
 {
     em_cpu *c = (em_cpu *)be;
     em_pool_free(c->pool);
+    em_packed_weights_free(c->packed);
     em_cpu_state_done(&c->state);
     if (c->arena)
         munmap(c->arena, c->arena_bytes);
@@ -248,7 +249,6 @@ int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backen
     if (!c)
         return em_error_set(err, -ENOMEM, "not enough memory for the CPU backend");
     c->cfg = cfg;
-    c->w = w;
     c->shape = *shape;
     em_kernels_init(&c->k, opts->cpu_flags);
     c->base = (em_backend){.name = backend_name(c->k.name),
@@ -268,6 +268,8 @@ int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backen
     int r = em_pool_new(opts->n_threads, &c->pool);
     if (r < 0) {
         r = em_error_set(err, r, "cannot start %d compute threads; lower --threads", opts->n_threads);
+    } else if ((r = em_packed_weights_new(cfg, w, c->pool, opts->on_progress, opts->progress_ctx, &c->packed)) < 0) {
+        r = em_error_set(err, r, "not enough address space for the weights in the kernels' order; see engramd plan");
     } else if ((r = alloc_buffers(c)) < 0 || (r = em_cpu_state_init(&c->state, cfg, shape)) < 0) {
         r = em_error_set(err, r,
                          "not enough address space for a step of %d tokens and %d sequences; lower "
@@ -278,6 +280,8 @@ int em_cpu_open(const em_model_config *cfg, const em_weights *w, const em_backen
         cpu_close(&c->base);
         return r;
     }
+    c->w = &c->packed->w;
+    c->base.weight_bytes = c->packed->bytes;
     em_rope_frequencies(cfg, c->freq_main, c->freq_comp);
     *ret_backend = &c->base;
     return 0;

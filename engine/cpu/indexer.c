@@ -70,8 +70,8 @@ static void score_item(void *ctx, int64_t item, int worker)
     for (int32_t j = 0; j < n; j++)
         em_cpu_load_key(c, em_cpu_key_row(c, c->batch->seqs[tile->seq].kv, call->source, begin + j), keys + j * width);
     em_matrix view = {.dtype = EM_DTYPE_F32, .rows = n, .cols = width, .data = keys};
-    c->k.gemm[EM_DTYPE_F32](&view, 0, n, c->index_q + tile->token * heads * width, width,
-                            (int64_t)tile->n_tokens * heads, dots, EM_KEY_BLOCK);
+    c->k.gemm_rows(&view, 0, n, c->index_q + tile->token * heads * width, width, (int64_t)tile->n_tokens * heads, dots,
+                   EM_KEY_BLOCK);
     for (int32_t i = 0; i < tile->n_tokens; i++) {
         float *score = c->scores + tile->offset + (int64_t)i * tile->n_keys + begin;
         const float *weight = c->index_w + (int64_t)(tile->token + i) * heads;

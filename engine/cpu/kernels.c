@@ -6,6 +6,7 @@
 static const em_kernels plain_c = {
     .name = "c",
     .gemm = {em_ref_gemm, em_ref_gemm, em_ref_gemm, em_ref_gemm},
+    .gemm_rows = em_ref_gemm_rows,
     .dot = em_ref_dot,
     .axpy = em_ref_axpy,
     .sum_sq = em_ref_sum_sq,

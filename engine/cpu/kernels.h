@@ -29,16 +29,18 @@ unsigned em_cpu_flags(void); /* asks the CPU each time, which a hypervisor may m
 
 /* y[m * y_stride + o] = sum over i of w[o][i] * x[m * x_stride + i], for row_begin <= o < row_end, 0 <= m < n_rows.
  * Accumulation in float32 (a fixed number of partial sums, combined in a fixed order). FP8 and FP4 codes are decoded
- * exactly; scales are applied in float32: to the weight, to x or to the products of one tile, as the tier likes,
- * which is the same while all stay within float32's range. NaN scales, weights and inputs give NaN; only FP8's two
- * NaN codes may read as +-480. x and y must not overlap. Any cols >= 1 (FP4: even); rows at any alignment. */
+ * exactly; scales are applied in float32: to the weight or to the products that share it, as the tier likes, which is
+ * the same while all stay within float32's range. NaN scales, weights and inputs give NaN; only FP8's two NaN codes
+ * may read as +-480. x and y must not overlap. Any cols >= 1 (FP4: even). Ranges that begin and end at multiples of
+ * EM_STRIP_ROWS waste nothing. */
 typedef void (*em_gemm_fn)(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride,
                            int64_t n_rows, float *y, int64_t y_stride);
 
 typedef struct em_kernels {
     const char *name; /* "c", "avx2", "avx512" */
 
-    em_gemm_fn gemm[4]; /* by em_dtype */
+    em_gemm_fn gemm[4];   /* by em_dtype; w is packed (engine/cpu/pack.h) */
+    em_gemm_fn gemm_rows; /* w is F32, row after row, not packed: keys, not weights */
 
     /* sum of a[i] * b[i] */
     float (*dot)(const float *a, const float *b, int64_t n);

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "engine/base/clock.h"
+#include "engine/cpu/pack.h"
 
 #define EM_TILE_BYTES INT64_C(131072) /* weights of one item: large enough to stream, small enough to balance */
 #define EM_TILE_MAX_ROWS 256
@@ -11,9 +12,9 @@
 /* Rows of w in one item. Never changes a result: an output element is always computed whole. */
 static int64_t tile_rows(const em_matrix *w)
 {
-    int64_t rows = EM_TILE_BYTES / (int64_t)em_matrix_row_bytes(w) & ~INT64_C(3);
-    if (rows < 4)
-        rows = 4;
+    int64_t rows = EM_TILE_BYTES / (int64_t)em_matrix_row_bytes(w) / EM_STRIP_ROWS * EM_STRIP_ROWS;
+    if (rows < EM_STRIP_ROWS)
+        rows = EM_STRIP_ROWS;
     return rows < EM_TILE_MAX_ROWS ? rows : EM_TILE_MAX_ROWS;
 }
 

@@ -2,12 +2,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/cpu/pack.h"
 #include "engine/cpu/tiers.h"
 #include "engine/formats.h"
 
 enum {
-    LANES = 16,       /* partial sums of one output element: column i goes to sum i % LANES */
-    BLOCK_COLS = 256, /* columns widened at a time */
+    LANES = 16,       /* partial sums of a dot product: element i goes to sum i % LANES */
     BLOCK_TOKENS = 8, /* tokens that share one widening */
 };
 
@@ -90,22 +90,104 @@ static void dot_lanes(float acc[LANES], const float *a, const float *b, int64_t 
         acc[j] += a[i] * b[i];
 }
 
+void em_ref_gemm_rows(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride,
+                      int64_t n_rows, float *y, int64_t y_stride)
+{
+    for (int64_t m = 0; m < n_rows; m++)
+        for (int64_t o = row_begin; o < row_end; o++) {
+            float acc[LANES] = {0};
+            dot_lanes(acc, (const float *)w->data + o * w->cols, x + m * x_stride, w->cols);
+            y[m * y_stride + o] = sum_lanes(acc);
+        }
+}
+
+/* ---- packed weights ---- */
+
+static void widen_words(em_dtype dtype, const uint8_t *code, float out[EM_STRIP_COLS][EM_STRIP_ROWS])
+{
+    if (dtype == EM_DTYPE_F32) {
+        memcpy(out, code, EM_STRIP_COLS * EM_STRIP_ROWS * sizeof(float));
+        return;
+    }
+    for (int pair = 0; pair < EM_STRIP_COLS / 2; pair++)
+        for (int row = 0; row < EM_STRIP_ROWS; row++, code += 4) {
+            uint16_t v[2];
+            memcpy(v, code, 4);
+            out[2 * pair][row] = em_bf16_to_f32(v[0]);
+            out[2 * pair + 1][row] = em_bf16_to_f32(v[1]);
+        }
+}
+
+/* scale[row] of the group; the same for all where there is one. */
+static void widen_codes(em_dtype dtype, const uint8_t *code, const uint8_t scale[EM_STRIP_ROWS],
+                        float out[EM_STRIP_COLS][EM_STRIP_ROWS])
+{
+    for (int row = 0; row < EM_STRIP_ROWS; row++) {
+        float factor = em_e8m0_table[scale[row]];
+        const float *values = em_e2m1_scaled[scale[row]];
+        if (dtype == EM_DTYPE_FP8) {
+            for (int col = 0; col < EM_STRIP_COLS; col++)
+                out[col][row] = em_e4m3_table[code[col * EM_STRIP_ROWS + row]] * factor;
+            continue;
+        }
+        for (int word = 0; word < EM_STRIP_COLS / 8; word++)
+            for (int i = 0; i < 4; i++) {
+                uint8_t pair = code[4 * (word * EM_STRIP_ROWS + row) + i];
+                out[8 * word + 2 * i][row] = values[pair & 15];
+                out[8 * word + 2 * i + 1][row] = values[pair >> 4];
+            }
+    }
+}
+
+/* Group g of a strip, [column][row], scaled. */
+static void widen_group(const em_matrix *w, const uint8_t *strip, int64_t g, float out[EM_STRIP_COLS][EM_STRIP_ROWS])
+{
+    const uint8_t *code =
+        strip + em_strip_scale_bytes(w->dtype, w->cols, w->scale_rows) + (size_t)g * em_strip_group_bytes(w->dtype);
+    uint8_t scale[EM_STRIP_ROWS];
+    int n_scales = em_strip_scales(w->dtype, w->scale_rows);
+    if (n_scales == 0) {
+        widen_words(w->dtype, code, out);
+        return;
+    }
+    if (n_scales == 1)
+        memset(scale, strip[g], sizeof(scale));
+    else
+        memcpy(scale, strip + g * EM_STRIP_ROWS, sizeof(scale));
+    widen_codes(w->dtype, code, scale, out);
+}
+
+/* Columns of a group in ascending order. */
+static void add_columns(float acc[EM_STRIP_ROWS], const float w[EM_STRIP_COLS][EM_STRIP_ROWS], const float *x,
+                        int64_t n)
+{
+    float sum[EM_STRIP_ROWS];
+    memcpy(sum, acc, sizeof(sum));
+    for (int64_t col = 0; col < n; col++)
+        for (int row = 0; row < EM_STRIP_ROWS; row++)
+            sum[row] += w[col][row] * x[col];
+    memcpy(acc, sum, sizeof(sum));
+}
+
 void em_ref_gemm(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride,
                  int64_t n_rows, float *y, int64_t y_stride)
 {
-    float block[BLOCK_COLS];
+    size_t strip_bytes = em_strip_bytes(w->dtype, w->cols, w->scale_rows);
     for (int64_t m0 = 0; m0 < n_rows; m0 += BLOCK_TOKENS) {
         int64_t n_m = n_rows - m0 < BLOCK_TOKENS ? n_rows - m0 : BLOCK_TOKENS;
-        for (int64_t o = row_begin; o < row_end; o++) {
-            float acc[BLOCK_TOKENS][LANES] = {{0}};
-            for (int64_t k = 0; k < w->cols; k += BLOCK_COLS) {
-                int64_t n = w->cols - k < BLOCK_COLS ? w->cols - k : BLOCK_COLS;
-                widen(w, o, k, n, block);
+        for (int64_t row = row_begin / EM_STRIP_ROWS * EM_STRIP_ROWS; row < row_end; row += EM_STRIP_ROWS) {
+            const uint8_t *strip = (const uint8_t *)w->data + (size_t)(row / EM_STRIP_ROWS) * strip_bytes;
+            float acc[BLOCK_TOKENS][EM_STRIP_ROWS] = {{0}}, group[EM_STRIP_COLS][EM_STRIP_ROWS];
+            for (int64_t k = 0; k < w->cols; k += EM_STRIP_COLS) {
+                widen_group(w, strip, k / EM_STRIP_COLS, group);
+                int64_t n = w->cols - k < EM_STRIP_COLS ? w->cols - k : EM_STRIP_COLS;
                 for (int64_t m = 0; m < n_m; m++)
-                    dot_lanes(acc[m], block, x + (m0 + m) * x_stride + k, n);
+                    add_columns(acc[m], group, x + (m0 + m) * x_stride + k, n);
             }
             for (int64_t m = 0; m < n_m; m++)
-                y[(m0 + m) * y_stride + o] = sum_lanes(acc[m]);
+                for (int64_t i = 0; i < EM_STRIP_ROWS; i++)
+                    if (row + i >= row_begin && row + i < row_end)
+                        y[(m0 + m) * y_stride + row + i] = acc[m][i];
         }
     }
 }

@@ -7,6 +7,8 @@
 
 void em_ref_gemm(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride,
                  int64_t n_rows, float *y, int64_t y_stride);
+void em_ref_gemm_rows(const em_matrix *w, int64_t row_begin, int64_t row_end, const float *x, int64_t x_stride,
+                      int64_t n_rows, float *y, int64_t y_stride);
 float em_ref_dot(const float *a, const float *b, int64_t n);
 void em_ref_axpy(float *y, float a, const float *x, int64_t n);
 float em_ref_sum_sq(const float *x, int64_t n);

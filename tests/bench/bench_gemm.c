@@ -10,6 +10,7 @@
 
 #include "engine/base/rng.h"
 #include "engine/cpu/kernels.h"
+#include "engine/cpu/pack.h"
 #include "tests/support/read_rate.h"
 
 enum { DIM = 5120, INTER = 2304, ITEM_ROWS = 64, MAX_TOKENS = 64, ROUNDS = 5 };
@@ -30,13 +31,12 @@ typedef struct bench {
 
 static size_t matrix_bytes(const em_matrix *w)
 {
-    size_t scales = w->scale_rows ? (size_t)((w->rows + w->scale_rows - 1) / w->scale_rows * w->scale_stride) : 0;
-    return (size_t)w->rows * em_matrix_row_bytes(w) + scales;
+    return em_packed_bytes(w->dtype, w->rows, w->cols, w->scale_rows);
 }
 
 static em_matrix shape(em_dtype dtype, int64_t rows, int64_t cols)
 {
-    em_matrix w = {.dtype = dtype, .rows = rows, .cols = cols};
+    em_matrix w = {.dtype = dtype, .rows = rows, .cols = cols, .packed = true};
     if (dtype == EM_DTYPE_FP8 || dtype == EM_DTYPE_FP4) {
         w.scale_rows = dtype == EM_DTYPE_FP8 ? 32 : 1;
         w.scale_cols = 32;
@@ -50,8 +50,6 @@ static em_matrix view(em_dtype dtype, int64_t rows, int64_t cols, const uint8_t 
 {
     em_matrix w = shape(dtype, rows, cols);
     w.data = *at;
-    if (w.scale_rows)
-        w.scale = *at + (size_t)rows * em_matrix_row_bytes(&w);
     *at += matrix_bytes(&w);
     return w;
 }
@@ -110,9 +108,10 @@ static void fill_item(void *ctx, int64_t item, int worker)
     em_matrix m[3] = {view(b->dtype, INTER, DIM, &at), view(b->dtype, INTER, DIM, &at),
                       view(b->dtype, DIM, INTER, &at)};
     for (int i = 0; i < 3; i++)
-        if (m[i].scale)
-            memset((uint8_t *)(uintptr_t)m[i].scale, 120,
-                   matrix_bytes(&m[i]) - (size_t)m[i].rows * em_matrix_row_bytes(&m[i]));
+        for (int64_t strip = 0; strip < m[i].rows / EM_STRIP_ROWS; strip++)
+            memset((uint8_t *)(uintptr_t)m[i].data +
+                       (size_t)strip * em_strip_bytes(b->dtype, m[i].cols, m[i].scale_rows),
+                   120, em_strip_scale_bytes(b->dtype, m[i].cols, m[i].scale_rows));
 }
 
 static int prepare(bench *b, size_t want_bytes)

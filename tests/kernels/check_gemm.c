@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/cpu/pack.h"
 #include "tests/kernels/kerncheck.h"
 
 static const char *const dtype_names[] = {"f32", "bf16", "fp8", "fp4"};
@@ -59,16 +60,40 @@ static void free_matrix(em_matrix *w)
     guarded_free((void *)(uintptr_t)w->scale);
 }
 
-static double sum_of_magnitudes(const float *row, const float *x, int64_t n)
+/* The same matrix as the kernels want it, also at a closed page; behind a strip's last row there is nothing to write. */
+static em_matrix pack(const em_matrix *w)
 {
-    double s = 0;
-    for (int64_t i = 0; i < n; i++)
-        s += fabs((double)row[i] * (double)x[i]);
+    void *data = NULL;
+    if (posix_memalign(&data, 64, em_packed_bytes(w->dtype, w->rows, w->cols, w->scale_rows)) != 0) {
+        fprintf(stderr, "kerncheck: no memory\n");
+        exit(1);
+    }
+    int64_t strips = (w->rows + EM_STRIP_ROWS - 1) / EM_STRIP_ROWS, middle = strips / 2;
+    em_pack_strips(w, middle, strips, data); /* in any order */
+    em_pack_strips(w, 0, middle, data);
+    return em_packed_view(w, data);
+}
+
+static void free_packed(em_matrix *p)
+{
+    free((void *)(uintptr_t)p->data);
+}
+
+/* In double, and the sum of the terms' magnitudes. */
+static double exact_dot(const float *row, const float *x, int64_t n, double *ret_magnitude)
+{
+    double s = 0, magnitude = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double term = (double)row[i] * (double)x[i];
+        s += term;
+        magnitude += fabs(term);
+    }
+    *ret_magnitude = magnitude;
     return s;
 }
 
-/* One product of a row range, with room between the rows of x and y that must stay as it is. */
-static void gemm_once(check *c, em_matrix *w, int64_t n_m, int fill)
+/* One product of a row range of w, by fn from p, with room between the rows of x and y that must stay as it is. */
+static void gemm_once(check *c, em_gemm_fn fn, em_matrix *w, em_matrix *p, int64_t n_m, int fill)
 {
     int64_t x_stride = w->cols + rnd_below(c, 3), y_stride = w->rows + 1 + rnd_below(c, 3);
     int64_t begin = rnd_below(c, w->rows), end = begin + 1 + rnd_below(c, w->rows - begin);
@@ -78,16 +103,15 @@ static void gemm_once(check *c, em_matrix *w, int64_t n_m, int fill)
     fill_floats(c, fill, x, (int64_t)x_n);
     for (size_t i = 0; i < y_n; i++)
         got[i] = want[i] = -12345.0f;
-    set_args(c, "%s rows %lld..%lld of %lld cols %lld tokens %lld fill %d tile %dx%d", dtype_names[w->dtype],
-             (long long)begin, (long long)end, (long long)w->rows, (long long)w->cols, (long long)n_m, fill,
-             w->scale_rows, w->scale_cols);
-    c->ref->gemm[w->dtype](w, begin, end, x, x_stride, n_m, want, y_stride);
-    c->tier->gemm[w->dtype](w, begin, end, x, x_stride, n_m, got, y_stride);
+    set_args(c, "%s%s rows %lld..%lld of %lld cols %lld tokens %lld fill %d tile %dx%d", dtype_names[w->dtype],
+             p->packed ? "" : " rows", (long long)begin, (long long)end, (long long)w->rows, (long long)w->cols,
+             (long long)n_m, fill, w->scale_rows, w->scale_cols);
+    fn(p, begin, end, x, x_stride, n_m, got, y_stride);
     for (int64_t o = begin; o < end; o++) {
         c->ref->row_f32(w, o, row);
         for (int64_t m = 0; m < n_m; m++) {
-            double scale = sum_of_magnitudes(row, x + m * x_stride, w->cols);
-            expect_near(c, got[m * y_stride + o], want[m * y_stride + o], tolerance(TOL_SUM, w->cols, scale), o);
+            double magnitude, exact = exact_dot(row, x + m * x_stride, w->cols, &magnitude);
+            expect_near(c, got[m * y_stride + o], (float)exact, tolerance(TOL_SUM, w->cols, magnitude), o);
             want[m * y_stride + o] = got[m * y_stride + o];
         }
     }
@@ -107,7 +131,11 @@ void check_gemm(check *c)
                 int scales = fill == FILL_DENORMAL || fill == FILL_LARGE ? SCALES_USUAL : (int)rnd_below(c, 3);
                 em_matrix w =
                     make_matrix(c, (em_dtype)dtype, 1 + rnd_below(c, *cols > 1000 ? 9 : 70), *cols, scales, false);
-                gemm_once(c, &w, 1 + rnd_below(c, 9), fill);
+                em_matrix p = pack(&w);
+                gemm_once(c, c->tier->gemm[dtype], &w, &p, 1 + rnd_below(c, 19), fill);
+                if (dtype == EM_DTYPE_F32)
+                    gemm_once(c, c->tier->gemm_rows, &w, &w, 1 + rnd_below(c, 9), fill);
+                free_packed(&p);
                 free_matrix(&w);
             }
 }
@@ -115,7 +143,7 @@ void check_gemm(check *c)
 /* Every token count and every row range must give the bits that each element has alone. */
 enum { MAX_M = 20 };
 
-static void bits_once(check *c, em_matrix *w, int64_t max_m)
+static void bits_once(check *c, em_gemm_fn fn, const em_matrix *w, int64_t max_m)
 {
     int64_t n = w->rows, stride = w->cols + 1;
     float *x = guarded_alloc((size_t)(max_m * stride) * sizeof(float));
@@ -124,7 +152,7 @@ static void bits_once(check *c, em_matrix *w, int64_t max_m)
     fill_floats(c, FILL_WIDE, x, max_m * stride);
     for (int64_t m = 0; m < max_m; m++)
         for (int64_t o = 0; o < n; o++)
-            c->tier->gemm[w->dtype](w, o, o + 1, x + m * stride, stride, 1, alone + m * n, n);
+            fn(w, o, o + 1, x + m * stride, stride, 1, alone + m * n, n);
     for (int64_t n_m = 1; n_m <= max_m; n_m++)
         for (int64_t begin = 0; begin < n; begin++)
             for (int64_t end = begin + 1; end <= n; end++) {
@@ -132,7 +160,7 @@ static void bits_once(check *c, em_matrix *w, int64_t max_m)
                 set_args(c, "%s rows %lld..%lld cols %lld tokens %lld tile %dx%d", dtype_names[w->dtype],
                          (long long)begin, (long long)end, (long long)w->cols, (long long)n_m, w->scale_rows,
                          w->scale_cols);
-                c->tier->gemm[w->dtype](w, begin, end, x + first * stride, stride, n_m, y, n);
+                fn(w, begin, end, x + first * stride, stride, n_m, y, n);
                 for (int64_t m = 0; m < n_m; m++)
                     expect_bytes(c, y + m * n + begin, alone + (first + m) * n + begin,
                                  (size_t)(end - begin) * sizeof(float), "differs from the element computed alone");
@@ -147,24 +175,29 @@ void check_gemm_bits(check *c)
     static const int64_t cols[] = {1, 17, 33, 96, 257, 640, 5120};
     for (int dtype = EM_DTYPE_F32; dtype <= EM_DTYPE_FP4; dtype++)
         for (size_t i = 0; i < sizeof(cols) / sizeof(*cols); i++) {
-            em_matrix w = make_matrix(c, (em_dtype)dtype, cols[i] > 1000 ? 6 : 11, cols[i], SCALES_USUAL, false);
-            bits_once(c, &w, MAX_M);
+            em_matrix w = make_matrix(c, (em_dtype)dtype, cols[i] > 1000 ? 6 : 18, cols[i], SCALES_USUAL, false);
+            em_matrix p = pack(&w);
+            bits_once(c, c->tier->gemm[dtype], &p, MAX_M);
+            if (dtype == EM_DTYPE_F32)
+                bits_once(c, c->tier->gemm_rows, &w, MAX_M);
+            free_packed(&p);
             free_matrix(&w);
         }
-    /* enough tokens for the cache blocking of long batches */
-    em_matrix w = make_matrix(c, EM_DTYPE_FP4, 8, 5120, SCALES_USUAL, false);
+    /* a long batch */
+    em_matrix w = make_matrix(c, EM_DTYPE_FP4, 8, 5120, SCALES_USUAL, false), p = pack(&w);
     int64_t n_m = 50;
     float *x = guarded_alloc((size_t)(n_m * w.cols) * sizeof(float)), alone[8];
     float *y = guarded_alloc((size_t)(n_m * w.rows) * sizeof(float));
     fill_floats(c, FILL_RANDOM, x, n_m * w.cols);
-    c->tier->gemm[w.dtype](&w, 0, w.rows, x, w.cols, n_m, y, w.rows);
+    c->tier->gemm[w.dtype](&p, 0, w.rows, x, w.cols, n_m, y, w.rows);
     for (int64_t m = 0; m < n_m; m++) {
         set_args(c, "fp4 8 rows cols 5120 tokens 50, token %lld", (long long)m);
-        c->tier->gemm[w.dtype](&w, 0, w.rows, x + m * w.cols, w.cols, 1, alone, w.rows);
+        c->tier->gemm[w.dtype](&p, 0, w.rows, x + m * w.cols, w.cols, 1, alone, w.rows);
         expect_bytes(c, y + m * w.rows, alone, sizeof(alone), "differs from the token computed alone");
     }
     guarded_free(y);
     guarded_free(x);
+    free_packed(&p);
     free_matrix(&w);
 }
 
@@ -184,7 +217,9 @@ void check_gemm_nan(check *c)
                 ((uint16_t *)(uintptr_t)w.data)[bad * w.cols + rnd_below(c, w.cols)] = 0x7FC0;
             else
                 ((uint8_t *)(uintptr_t)w.scale)[bad / per_row * w.scale_stride + rnd_below(c, w.scale_stride)] = 255;
-            c->tier->gemm[dtype](&w, 0, 9, x, w.cols, 3, y, 9);
+            em_matrix p = pack(&w);
+            c->tier->gemm[dtype](&p, 0, 9, x, w.cols, 3, y, 9);
+            free_packed(&p);
             set_args(c, "%s cols %lld NaN in row %lld", dtype_names[dtype], (long long)w.cols, (long long)bad);
             for (int64_t i = 0; i < 27; i++)
                 expect_true(c, !!isnan(y[i]) == (i / 9 == 1 || i % 9 / per_row == bad / per_row),

@@ -13,7 +13,7 @@ static const struct {
     void (*run)(check *c);
     bool alone; /* means something for the plain C too */
 } checks[] = {
-    {"gemm", check_gemm, false},
+    {"gemm", check_gemm, true},
     {"gemm_bits", check_gemm_bits, true},
     {"gemm_nan", check_gemm_nan, true},
     {"row_f32", check_row_f32, false},
