@@ -49,6 +49,12 @@ struct em_stepper {
     prepared_run *run;        /* [max_seqs] */
     em_engram_ticket *ticket; /* of its rows; NULL: not asked for */
 
+    /* what the step after the prepared one will compute, if nobody comes or goes; while a step runs, and only then */
+    em_batch_seq *ahead_seqs; /* [max_seqs] */
+    prepared_run *ahead_run;  /* [max_seqs] */
+    int32_t n_ahead;          /* runs; 0: not known */
+    em_engram_ticket *ahead;  /* of their rows */
+
     uint64_t now_ns; /* when the logits of this step were there */
     em_engine_stats stats;
 };
@@ -78,8 +84,10 @@ int em_stepper_new(em_model *model, em_request_queue *queue, const em_seq_rules 
     s->next_run = calloc(n, sizeof(*s->next_run));
     s->batch.seqs = calloc(n, sizeof(*s->batch.seqs));
     s->run = calloc(n, sizeof(*s->run));
+    s->ahead_seqs = calloc(n, sizeof(*s->ahead_seqs));
+    s->ahead_run = calloc(n, sizeof(*s->ahead_run));
     if (!s->saves || !s->logits || !s->mask || !s->sched || !s->plan.runs || !s->plan.put_back || !s->plan.order ||
-        !s->put_back || !s->next_run || !s->batch.seqs || !s->run ||
+        !s->put_back || !s->next_run || !s->batch.seqs || !s->run || !s->ahead_seqs || !s->ahead_run ||
         em_roster_init(&s->roster, model, rules, max_seqs, share) || em_sampler_new(rules->vocab_size, &s->sampler) ||
         em_logit_editor_new(rules->vocab_size, &s->editor)) {
         em_stepper_free(s);
@@ -94,6 +102,9 @@ em_stepper *em_stepper_free(em_stepper *s)
     if (!s)
         return NULL;
     em_engram_release(s->ticket);
+    em_engram_release(s->ahead);
+    free(s->ahead_seqs);
+    free(s->ahead_run);
     em_roster_done(&s->roster);
     em_sampler_free(s->sampler);
     em_logit_editor_free(s->editor);
@@ -270,6 +281,60 @@ static void publish(em_stepper *s)
     ro->n_left = 0;
 }
 
+/* All positions of the prepared step are moved on by its runs, or back. */
+static void move_on(em_stepper *s, int32_t sign)
+{
+    for (int32_t i = 0; i < s->batch.n_seqs; i++)
+        s->run[i].seq->pos += sign * s->run[i].n_tokens;
+}
+
+/* A step that only brings prompts nearer to their ends draws no token, so that what comes after it is known. */
+static bool draws_nothing(const em_stepper *s)
+{
+    for (int32_t i = 0; i < s->batch.n_seqs; i++) {
+        if (s->run[i].pos + s->run[i].n_tokens >= em_seq_goal(s->run[i].seq))
+            return false;
+    }
+    return s->batch.n_seqs > 0;
+}
+
+/* Asks for the rows of the step after the prepared one, before that one runs: they have a whole step's time to come. */
+static void ask_ahead(em_stepper *s)
+{
+    em_kv_cache *kv = s->roster.store.kv;
+    if (!em_model_engram(s->model) || !draws_nothing(s))
+        return;
+    em_sched_budget budget = {
+        .n_tokens = em_model_max_batch_tokens(s->model),
+        .n_logits = s->max_logits,
+        .free_blocks = em_kv_cache_free_blocks(kv),
+    };
+    move_on(s, 1);
+    describe_seqs(s, false);
+    em_scheduler_plan(s->sched, s->roster.n_running, &budget, &s->plan);
+    for (int32_t i = 0; i < s->plan.n_runs; i++) {
+        em_seq *seq = s->roster.running[s->plan.runs[i].seq_idx];
+        int32_t n_tokens = s->plan.runs[i].n_tokens;
+        s->ahead_run[i] = (prepared_run){seq, seq->serial, seq->pos, n_tokens, s->plan.runs[i].n_logits};
+        s->ahead_seqs[i] = (em_batch_seq){.tokens = seq->ids, .pos = seq->pos, .n_tokens = n_tokens};
+    }
+    move_on(s, -1);
+    em_batch batch = {.seqs = s->ahead_seqs, .n_seqs = s->plan.n_runs, .n_tokens = s->plan.n_tokens};
+    if (batch.n_seqs && !em_model_ask(s->model, &batch, &s->ahead))
+        s->n_ahead = batch.n_seqs;
+}
+
+/* The rows asked for ahead become those of the prepared step, or are given back: somebody came or went. */
+static void take_ahead(em_stepper *s)
+{
+    if (s->n_ahead && s->n_ahead == s->batch.n_seqs && same_runs(s->run, s->ahead_run, s->n_ahead)) {
+        s->ticket = s->ahead;
+        s->ahead = NULL;
+    }
+    s->ahead = em_engram_release(s->ahead);
+    s->n_ahead = 0;
+}
+
 /* Prepares the next step: its batch, with the rows asked for. What is prepared already stays when the plan is the
  * same. */
 static void schedule(em_stepper *s)
@@ -281,10 +346,11 @@ static void schedule(em_stepper *s)
     if (!same) {
         s->ticket = em_engram_release(s->ticket);
         build_batch(s);
+        take_ahead(s);
     }
     em_histogram_add(&s->roster.latencies.schedule, (double)(em_now_ns() - start_ns) * 1e-9);
     /* failure is no loss: the forward pass then asks for itself, and reports */
-    if (!same && s->batch.n_seqs && em_model_ask(s->model, &s->batch, &s->ticket))
+    if (!same && !s->ticket && s->batch.n_seqs && em_model_ask(s->model, &s->batch, &s->ticket))
         s->ticket = NULL;
     publish(s);
 }
@@ -534,12 +600,14 @@ static void run_step(em_stepper *s)
 {
     uint64_t start_ns = em_now_ns();
     int32_t n_tokens = s->batch.n_tokens;
+    ask_ahead(s);
     run_batch(s);
     uint64_t step_ns = em_now_ns() - start_ns;
     s->stats.steps++;
     s->stats.step_ns += step_ns;
     note_rate(s, n_tokens, (double)step_ns * 1e-9);
     schedule(s);
+    take_ahead(s); /* where there is no next step */
 }
 
 void em_stepper_run(em_stepper *s)

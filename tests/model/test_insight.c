@@ -279,6 +279,60 @@ START_TEST(a_lost_row_fails_those_who_need_it)
 }
 END_TEST
 
+/* --- rows asked for ahead ----------------------------------------------------------------------------------------- */
+
+static em_request *long_request(int32_t n)
+{
+    em_request *q = request(5, 0);
+    free(q->prompts[0].ids);
+    q->prompts[0].ids = malloc((size_t)n * sizeof(int32_t));
+    q->prompts[0].n_ids = n;
+    for (int32_t k = 0; k < n; k++)
+        q->prompts[0].ids[k] = (int32_t)(em_rng_u64(5, 99, (uint64_t)k, 0) % 4000);
+    return q;
+}
+
+/* Each chunk's rows are asked for once, a step before; requests that go meanwhile give theirs back: else asks would soon
+ * find no ticket free. */
+START_TEST(rows_of_prompts_are_asked_for_once_and_given_back)
+{
+    enum { LONG = 400 };
+    em_engine_opts opts = {.model_dir = bundled_model_dir(),
+                           .n_threads = 2,
+                           .max_seqs = 4,
+                           .max_batch_tokens = 16,
+                           .max_queue = 8,
+                           .engram_tier = _i ? "nvme" : "ram",
+                           .no_prefix_cache = true};
+    em_engine *e = NULL;
+    em_error err = {""};
+    em_engram_stats before, after;
+    uint64_t id;
+    ck_assert_msg(em_engine_open(&opts, &e, &err) == 0, "%s", err.text);
+    em_engine_get_engram_stats(e, &before);
+    collector *alone = collector_new(1);
+    ck_assert_int_eq(em_engine_submit(e, long_request(LONG), collector_sink(alone), &id, &err), 0);
+    collector_wait(alone);
+    em_engine_get_engram_stats(e, &after);
+    ck_assert_uint_eq(after.tokens - before.tokens, LONG + 7); /* the last one drawn is not computed */
+    for (int round = 0; round < 30; round++) {
+        collector *c[2];
+        for (int i = 0; i < 2; i++) {
+            c[i] = collector_new(1);
+            ck_assert_int_eq(em_engine_submit(e, long_request(LONG), collector_sink(c[i]), &id, &err), 0);
+        }
+        em_engine_cancel(e, id); /* the second, at some step */
+        collector_wait(c[1]);
+        collector_wait(c[0]);
+        ck_assert(choice_results_equal(collector_choice(c[0], 0), collector_choice(alone, 0)));
+        collector_free(c[0]);
+        collector_free(c[1]);
+    }
+    collector_free(alone);
+    em_engine_close(e);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("insight");
@@ -287,6 +341,7 @@ int main(void)
     tcase_add_loop_test(t, gates_are_the_golden_ones_in_any_chunks, 0, 3);
     tcase_add_loop_test(t, shares_are_parts_of_the_value, 0, 4);
     tcase_add_test(t, a_lost_row_fails_those_who_need_it);
+    tcase_add_loop_test(t, rows_of_prompts_are_asked_for_once_and_given_back, 0, 2);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
