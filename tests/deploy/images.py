@@ -1,6 +1,7 @@
 """Images without a daemon: a store below one folder, and a base system from debootstrap."""
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 
@@ -12,11 +13,17 @@ def store():
     return ["--root", os.path.join(work, "store"), "--runroot", os.path.join(work, "run"), "--storage-driver", "vfs"]
 
 
-def call(*args, timeout=420, check=True, **more):
-    r = subprocess.run(args, capture_output=True, text=True, timeout=timeout, **more)
-    if check and r.returncode != 0:
-        raise AssertionError("%s\n%s%s" % (" ".join(args), r.stdout[-3000:], r.stderr[-3000:]))
-    return r
+def call(*args, timeout=600, check=True):
+    """Runs a command in a session of its own, so that nothing of it is left when it takes too long."""
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
+        try:
+            out, err = p.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(p.pid, signal.SIGKILL)
+            raise
+    if check and p.returncode != 0:
+        raise AssertionError("%s\n%s%s" % (" ".join(args), out[-3000:], err[-3000:]))
+    return subprocess.CompletedProcess(args, p.returncode, out, err)
 
 
 def buildah(*args, **more):
