@@ -52,6 +52,37 @@ START_TEST(copies_everything)
 }
 END_TEST
 
+START_TEST(copies_what_engram_did)
+{
+    float gate[2 * 3 * 4], share[2 * 3 * 2];
+    uint8_t cached[2 * 3] = {1, 0, 1, 1, 0, 0};
+    em_event_token tokens[2] = {{.id = 1}, {.id = 2}};
+    for (int i = 0; i < 24; i++)
+        gate[i] = (float)i;
+    for (int i = 0; i < 12; i++)
+        share[i] = (float)(100 + i);
+    em_event draft = {.kind = EM_EVENT_TEXT,
+                      .text = "ab",
+                      .text_len = 2,
+                      .tokens = tokens,
+                      .n_tokens = 2,
+                      .insight = {gate, share, cached},
+                      .shape = {.n_layers = 3, .n_streams = 4, .n_orders = 2}};
+    em_event *ev = em_event_new(&draft);
+    ck_assert_ptr_nonnull(ev);
+    ck_assert_ptr_ne(ev->insight.gate, gate);
+    ck_assert_mem_eq(ev->insight.gate, gate, sizeof(gate));
+    ck_assert_mem_eq(ev->insight.share, share, sizeof(share));
+    ck_assert_mem_eq(ev->insight.cached, cached, sizeof(cached));
+    ck_assert_str_eq(ev->text, "ab");
+    em_insight second = em_insight_from(&ev->insight, &ev->shape, 1);
+    ck_assert_float_eq(second.gate[0], 12);
+    ck_assert_float_eq(second.share[0], 106);
+    ck_assert_int_eq(second.cached[0], 1);
+    em_event_free(ev);
+}
+END_TEST
+
 START_TEST(empty)
 {
     em_event *ev = em_event_new(&(em_event){.kind = EM_EVENT_TEXT, .choice = 1});
@@ -69,6 +100,7 @@ int main(void)
     Suite *s = suite_create("event");
     TCase *t = tcase_create("event");
     tcase_add_test(t, copies_everything);
+    tcase_add_test(t, copies_what_engram_did);
     tcase_add_test(t, empty);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
