@@ -259,19 +259,7 @@ static int open_text(em_model *m, const char *dir, em_error *err)
     if (m->cfg.n_engram_layers == 0)
         return 0;
     progress(m, "token map", 0.0);
-    r = em_token_map_build(m->tok, &m->map, err);
-    if (r < 0)
-        return r;
-    if (m->map.n_classes != m->cfg.engram_n_classes)
-        return em_error_set(err, -EINVAL,
-                            "%s: the tokenizer gives %d Engram classes, but engram_compressed_vocab_size in "
-                            "config.json is %d; every table row would be wrong: use the tokenizer.json of this model",
-                            dir, m->map.n_classes, m->cfg.engram_n_classes);
-    if (m->cfg.engram_pad_id >= m->map.n_ids)
-        return em_error_set(err, -EINVAL,
-                            "%s/config.json: engram_pad_token_id %d is not an id of the tokenizer (%d ids)", dir,
-                            m->cfg.engram_pad_id, m->map.n_ids);
-    return 0;
+    return em_engram_token_map(m->tok, &m->cfg, dir, &m->map, err);
 }
 
 static void show_tables(em_model *m)
@@ -288,23 +276,15 @@ static int open_engram(em_model *m, const em_model_opts *opts, em_error *err)
     const em_model_config *cfg = &m->cfg;
     if (cfg->n_engram_layers == 0)
         return 0;
-    em_engram_spec spec = {.n_tables = cfg->n_engram_layers,
-                           .dtype = em_engram_row_dtype(m->weights->engram[0].dtype),
-                           .max_order = cfg->engram_max_order,
-                           .n_heads = cfg->engram_n_heads,
-                           .head_dim = cfg->engram_head_dim,
-                           .prime_start = cfg->engram_vocab_size,
-                           .n_classes = m->map.n_classes,
-                           .pad_class = m->map.class_of[cfg->engram_pad_id]};
+    em_engram_spec spec;
+    em_engram_spec_fill(cfg, m->weights->engram[0].dtype, &m->map, &spec);
     for (int32_t i = 0; i < spec.n_tables; i++) {
         const em_engram_weights *ew = &m->weights->engram[i];
         if (em_engram_row_dtype(ew->dtype) != spec.dtype)
             return em_error_set(err, -EINVAL, "%s: the Engram tables have different dtypes", opts->dir);
-        spec.table[i] = (em_engram_source){.layer = cfg->engram_layer[i],
-                                           .n_rows = ew->n_rows,
-                                           .codes = ew->rows->data,
-                                           .codes_fd = em_st_fd(m->files, ew->rows->file_idx),
-                                           .codes_offset = ew->rows->file_offset};
+        spec.table[i].codes = ew->rows->data;
+        spec.table[i].codes_fd = em_st_fd(m->files, ew->rows->file_idx);
+        spec.table[i].codes_offset = ew->rows->file_offset;
         if (ew->dtype == EM_DTYPE_FP8) {
             spec.table[i].scales = ew->scales->data;
             spec.table[i].scales_fd = em_st_fd(m->files, ew->scales->file_idx);
