@@ -8,6 +8,7 @@
 
 #define MIN_SCORES (INT64_C(4) << 20)    /* index scores of one tile, unless one query needs more */
 #define LOGITS_BYTES (INT64_C(32) << 20) /* fetched at a time */
+#define PART_TOKENS 64                   /* steps of so many tokens share attention's rows out to many blocks */
 #define MARGIN 32                        /* one part in so many stays free: graphs, the driver's own needs */
 
 typedef struct buffer {
@@ -78,6 +79,7 @@ static void derive(em_cuda *c)
     c->logit_rows = (int32_t)max64(1, min64(rows, c->cap_tokens));
     c->no_graphs = c->logit_rows < c->cap_runs;
     c->step_bytes = sizeof(int32_t) * (size_t)(4 * (int64_t)c->cap_tokens + 4 * (int64_t)c->cap_runs);
+    c->part_tokens = (int32_t)min64(c->cap_runs, PART_TOKENS);
     table_sizes(c);
 }
 
@@ -128,6 +130,9 @@ static size_t list_buffers(em_cuda *c, buffer list[MAX_BUFFERS + MAX_TABLE_BUFFE
         {&c->q_lat, T * cfg->q_lora_rank, 4},
         {&c->q, T * cfg->n_heads * D, 4},
         {&c->kv, T * D, 4},
+        {&c->attend_part,
+         em_cuda_attend_part_floats(c->part_tokens, cfg->n_heads, D, cfg->window, cfg->n_kv_sources ? c->topk_cap : 0),
+         4},
         {&c->win, T * (int64_t)c->layout.window_row, 1},
         {&c->o_lat, T * cfg->o_groups * cfg->o_lora_rank, 4},
         {&c->comp_kv, comp * D, 4},
@@ -256,6 +261,22 @@ int em_cuda_place_host(em_cuda *c, em_error *err)
 
 /* --- the plan --------------------------------------------------------------------------------------------------- */
 
+/* What the kernels can compute. */
+static int check_limits(const em_model_config *cfg, const em_backend_shape *shape, em_error *err)
+{
+    if (cfg->head_dim > EM_CUDA_MAX_HEAD_DIM || cfg->index_head_dim > EM_CUDA_MAX_INDEX_DIM ||
+        cfg->n_experts > EM_CUDA_MAX_EXPERTS)
+        return em_error_set(err, -ENOTSUP,
+                            "the GPU's kernels know heads of up to %d channels, index heads of up to %d and up to %d "
+                            "experts; this model has %d, %d and %d",
+                            EM_CUDA_MAX_HEAD_DIM, EM_CUDA_MAX_INDEX_DIM, EM_CUDA_MAX_EXPERTS, cfg->head_dim,
+                            cfg->index_head_dim, cfg->n_experts);
+    if (shape->max_batch_tokens > EM_CUDA_MAX_TOKENS || shape->n_slots > EM_CUDA_MAX_TOKENS / 2)
+        return em_error_set(err, -ENOTSUP, "a step on the GPU has at most %d tokens; lower --max-num-batched-tokens",
+                            EM_CUDA_MAX_TOKENS);
+    return 0;
+}
+
 static int too_small(const em_device_need *need, uint64_t fixed, em_error *err)
 {
     char a[EM_UNITS_TEXT], b[EM_UNITS_TEXT];
@@ -268,6 +289,9 @@ static int too_small(const em_device_need *need, uint64_t fixed, em_error *err)
 int em_cuda_plan(const em_model_config *cfg, const em_backend_shape *shape, const em_device_need *need,
                  em_device_plan *ret_plan, em_error *err)
 {
+    int r = check_limits(cfg, shape, err);
+    if (r < 0)
+        return r;
     em_cuda *c = calloc(1, sizeof(*c));
     if (!c)
         return em_error_set(err, -ENOMEM, "not enough memory to plan");

@@ -200,6 +200,8 @@ static bool attend(const layer_call *call)
                              .win = c->win,
                              .attn_sink = call->lw->attn_sink,
                              .q = c->q,
+                             .part = c->attend_part,
+                             .part_tokens = c->part_tokens,
                              .layer = call->layer,
                              .n_heads = c->cfg->n_heads};
     em_cuda_window_store_args store = {.step = c->step, .state = c->state, .win = c->win, .layer = call->layer};

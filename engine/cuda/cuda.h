@@ -123,7 +123,9 @@ struct em_cuda {
     float *engram_kv, *engram_gate;  /* [T, (hc + 1) * H], [T, hc] */
 
     float *q_lat, *q, *kv, *o_lat; /* [T, q_lora_rank], [T, n_heads * D], [T, D], [T, o_groups * o_lora_rank] */
-    uint8_t *win;                  /* [T, window_row] */
+    float *attend_part;            /* scratch of attention for steps of up to part_tokens */
+    int32_t part_tokens;
+    uint8_t *win;                                    /* [T, window_row] */
     float *comp_kv, *comp_gate, *latent, *index_key; /* [T, D] x 3, [T, index_head_dim] */
     float *index_q, *index_w;                        /* [T, index_n_heads * index_head_dim], [T, index_n_heads] */
     float *scores;                                   /* [score_cap] of one tile of queries */

@@ -135,6 +135,13 @@ void fake_set_protect(bool on)
     fake_unlock();
 }
 
+void fake_set_kernels(bool on)
+{
+    fake_lock();
+    fake.idle = !on;
+    fake_unlock();
+}
+
 void fake_fail_at(int64_t n)
 {
     fake_lock();

@@ -42,6 +42,9 @@ void fake_set_order(fake_order order, uint64_t seed);
 void fake_set_device(const fake_device *device);
 void fake_set_protect(bool on); /* before anything is allocated */
 
+/* Off: launches are counted and dropped, for tests of what the host does around them. */
+void fake_set_kernels(bool on);
+
 /* The n-th call from now on (1: the next one) that can fail does, with the error this call would give; 0: none. */
 void fake_fail_at(int64_t n);
 int64_t fake_calls(void);           /* calls that can fail, since reset */

@@ -16,7 +16,7 @@ typedef struct fake_state {
     fake_order order;
     uint64_t rnd;
     fake_device device;
-    bool protect, configured;
+    bool protect, configured, idle; /* idle: kernels do not run */
     int64_t calls, fail_at;
     const char *failed;
     cudaError_t last; /* cudaGetLastError */
