@@ -114,10 +114,8 @@ static void attend_head(const em_cpu *c, float *score, int32_t n_win, int32_t n_
     max = sink > max ? sink : max;
     float total = c->k.exp_sum(score, max, n) + expf(sink - max);
     memset(o, 0, (size_t)D * sizeof(float));
-    for (int32_t i = 0; i < n_win; i++)
-        c->k.axpy(o, score[i], win + i * D, D);
-    for (int32_t i = 0; i < n_comp; i++)
-        c->k.axpy(o, score[n_win + i], comp + i * D, D);
+    c->k.add_rows(o, score, win, n_win, D);
+    c->k.add_rows(o, score + n_win, comp, n_comp, D);
     for (int64_t d = 0; d < D; d++)
         o[d] /= total;
 }

@@ -67,6 +67,29 @@ static void axpy(float *y, float a, const float *x, int64_t n)
         store(y + i, n - i, _mm512_fmadd_ps(va, load(x + i, n - i), load(y + i, n - i)));
 }
 
+/* Four vectors of y stay in registers while all rows pass. */
+static void add_rows(float *y, const float *a, const float *rows, int64_t n_rows, int64_t n)
+{
+    int64_t d = 0;
+    for (; d + 64 <= n; d += 64) {
+        __m512 s[4];
+#pragma GCC unroll 4
+        for (int64_t j = 0; j < 4; j++)
+            s[j] = _mm512_loadu_ps(y + d + 16 * j);
+        for (int64_t i = 0; i < n_rows; i++) {
+            const float *row = rows + i * n + d;
+#pragma GCC unroll 4
+            for (int64_t j = 0; j < 4; j++)
+                s[j] = _mm512_fmadd_ps(_mm512_set1_ps(a[i]), _mm512_loadu_ps(row + 16 * j), s[j]);
+        }
+#pragma GCC unroll 4
+        for (int64_t j = 0; j < 4; j++)
+            _mm512_storeu_ps(y + d + 16 * j, s[j]);
+    }
+    for (int64_t i = 0; i < n_rows && d < n; i++)
+        axpy(y + d, a[i], rows + i * n + d, n - d);
+}
+
 static void scale_mul(float *y, const float *x, const float *w, float s, int64_t n)
 {
     __m512 vs = _mm512_set1_ps(s);
@@ -120,6 +143,7 @@ void em_avx512_vec_init(em_kernels *k)
 {
     k->dot = dot;
     k->axpy = axpy;
+    k->add_rows = add_rows;
     k->sum_sq = sum_sq;
     k->scale_mul = scale_mul;
     k->swiglu = swiglu;

@@ -3,14 +3,14 @@
 #include "engine/cpu/cpu.h"
 
 #include <math.h>
+#include <string.h>
 
 static float sigmoid(float v)
 {
     return 1.0f / (1.0f + expf(-v));
 }
 
-/* Sinkhorn on comb [hc][hc]: row softmax, then alternate column and row normalisation; ends with columns. */
-static void sinkhorn(float *comb, int32_t hc, int32_t iters, float eps)
+static void row_softmax(float *comb, int32_t hc, float eps)
 {
     for (int32_t j = 0; j < hc; j++) {
         float *row = comb + (int64_t)j * hc, max = row[0], sum = 0.0f;
@@ -21,6 +21,11 @@ static void sinkhorn(float *comb, int32_t hc, int32_t iters, float eps)
         for (int32_t k = 0; k < hc; k++)
             row[k] = row[k] / sum + eps;
     }
+}
+
+/* Alternate column and row normalisation; ends with columns. */
+static void normalize(float *comb, int32_t hc, int32_t iters, float eps)
+{
     for (int32_t it = 0; it < iters; it++) {
         for (int32_t j = 0; j < hc && it > 0; j++) {
             float sum = 0.0f;
@@ -39,6 +44,39 @@ static void sinkhorn(float *comb, int32_t hc, int32_t iters, float eps)
     }
 }
 
+typedef float vec4 __attribute__((vector_size(16)));
+
+/* Each column over its sum. */
+static void normalize_columns4(vec4 row[4], float eps)
+{
+    vec4 sum = ((row[0] + row[1]) + row[2]) + row[3] + eps;
+    for (int j = 0; j < 4; j++)
+        row[j] /= sum;
+}
+
+static void transpose4(vec4 row[4])
+{
+    float t[4][4];
+    memcpy(t, row, sizeof(t));
+    for (int j = 0; j < 4; j++)
+        row[j] = (vec4){t[0][j], t[1][j], t[2][j], t[3][j]};
+}
+
+/* The same for four streams, which all released models have, four divisions at a time; the same bits. */
+static void normalize4(float *comb, int32_t iters, float eps)
+{
+    vec4 row[4];
+    memcpy(row, comb, sizeof(row));
+    normalize_columns4(row, eps);
+    for (int32_t it = 1; it < iters; it++) {
+        transpose4(row);
+        normalize_columns4(row, eps);
+        transpose4(row);
+        normalize_columns4(row, eps);
+    }
+    memcpy(comb, row, sizeof(row));
+}
+
 void em_hc_split(const em_model_config *cfg, const float *mix, const float *base, const float *scale, float *ret_pre,
                  float *ret_post, float *ret_comb)
 {
@@ -49,7 +87,11 @@ void em_hc_split(const em_model_config *cfg, const float *mix, const float *base
     }
     for (int32_t i = 0; i < hc * hc; i++)
         ret_comb[i] = mix[2 * hc + i] * scale[2] + base[2 * hc + i];
-    sinkhorn(ret_comb, hc, cfg->hc_sinkhorn_iters, cfg->hc_eps);
+    row_softmax(ret_comb, hc, cfg->hc_eps);
+    if (hc == 4 && cfg->hc_sinkhorn_iters > 0)
+        normalize4(ret_comb, cfg->hc_sinkhorn_iters, cfg->hc_eps);
+    else
+        normalize(ret_comb, hc, cfg->hc_sinkhorn_iters, cfg->hc_eps);
 }
 
 void em_cpu_collapse(const em_cpu *c, int64_t token, float *out)
@@ -57,11 +99,8 @@ void em_cpu_collapse(const em_cpu *c, int64_t token, float *out)
     int32_t hc = c->cfg->hc_mult;
     int64_t H = c->cfg->hidden_size;
     const float *streams = c->streams + token * hc * H, *pre = c->pre + token * hc;
-    for (int64_t d = 0; d < H; d++)
-        out[d] = pre[0] * streams[d];
-    for (int32_t s = 1; s < hc; s++)
-        for (int64_t d = 0; d < H; d++)
-            out[d] += pre[s] * streams[s * H + d];
+    c->k.scale_mul(out, streams, NULL, pre[0], H);
+    c->k.add_rows(out, pre + 1, streams + H, hc - 1, H);
 }
 
 typedef struct site_call {
@@ -111,13 +150,10 @@ static void post_item(void *ctx, int64_t token, int worker)
     float *next = c->streams2 + token * hc * H;
     for (int32_t k = 0; k < hc; k++) {
         float *out = next + k * H;
-        for (int64_t d = 0; d < H; d++)
-            out[d] = comb[k] * old[d];
+        c->k.scale_mul(out, old, NULL, comb[k], H);
         for (int32_t j = 1; j < hc; j++)
-            for (int64_t d = 0; d < H; d++)
-                out[d] += comb[j * hc + k] * old[j * H + d];
-        for (int64_t d = 0; d < H; d++)
-            out[d] = post[k] * y[d] + out[d];
+            c->k.axpy(out, comb[j * hc + k], old + j * H, H);
+        c->k.axpy(out, post[k], y, H);
     }
 }
 

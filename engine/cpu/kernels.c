@@ -9,6 +9,7 @@ static const em_kernels plain_c = {
     .gemm_rows = em_ref_gemm_rows,
     .dot = em_ref_dot,
     .axpy = em_ref_axpy,
+    .add_rows = em_ref_add_rows,
     .sum_sq = em_ref_sum_sq,
     .scale_mul = em_ref_scale_mul,
     .swiglu = em_ref_swiglu,

@@ -46,6 +46,8 @@ typedef struct em_kernels {
     float (*dot)(const float *a, const float *b, int64_t n);
     /* y += a * x */
     void (*axpy)(float *y, float a, const float *x, int64_t n);
+    /* y[n] += sum over i of a[i] * rows[i][n], i ascending: the bits of as many calls of axpy */
+    void (*add_rows)(float *y, const float *a, const float *rows, int64_t n_rows, int64_t n);
     /* sum of squares */
     float (*sum_sq)(const float *x, int64_t n);
     /* y[i] = w[i] * (x[i] * s): the tail of an RMS norm, s = 1 / sqrt(mean + eps); w NULL means all ones */

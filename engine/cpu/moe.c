@@ -162,11 +162,8 @@ static void combine_item(void *ctx, int64_t token, int worker)
     const int32_t *entry = c->entry_of + token * n;
     float *y = c->y + token * H;
     memcpy(y, c->moe_y + entry[0] * H, (size_t)H * sizeof(float));
-    for (int64_t i = 1; i < n; i++) {
-        const float *part = c->moe_y + entry[i] * H;
-        for (int64_t d = 0; d < H; d++)
-            y[d] += part[d];
-    }
+    for (int64_t i = 1; i < n; i++)
+        c->k.axpy(y, 1.0f, c->moe_y + entry[i] * H, H);
 }
 
 void em_cpu_moe(em_backend *be, int32_t layer)

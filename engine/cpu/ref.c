@@ -217,6 +217,12 @@ void em_ref_axpy(float *y, float a, const float *x, int64_t n)
         y[i] += a * x[i];
 }
 
+void em_ref_add_rows(float *y, const float *a, const float *rows, int64_t n_rows, int64_t n)
+{
+    for (int64_t i = 0; i < n_rows; i++)
+        em_ref_axpy(y, a[i], rows + i * n, n);
+}
+
 void em_ref_scale_mul(float *y, const float *x, const float *w, float s, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)

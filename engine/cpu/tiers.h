@@ -11,6 +11,7 @@ void em_ref_gemm_rows(const em_matrix *w, int64_t row_begin, int64_t row_end, co
                       int64_t n_rows, float *y, int64_t y_stride);
 float em_ref_dot(const float *a, const float *b, int64_t n);
 void em_ref_axpy(float *y, float a, const float *x, int64_t n);
+void em_ref_add_rows(float *y, const float *a, const float *rows, int64_t n_rows, int64_t n);
 float em_ref_sum_sq(const float *x, int64_t n);
 void em_ref_scale_mul(float *y, const float *x, const float *w, float s, int64_t n);
 void em_ref_swiglu(float *out, const float *g, const float *u, float limit, float weight, int64_t n);

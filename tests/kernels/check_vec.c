@@ -74,6 +74,27 @@ void check_axpy(check *c)
     for_all(c, axpy_once);
 }
 
+/* The bits of that many calls of axpy, from none on. */
+static void add_rows_once(check *c, vectors *v)
+{
+    int64_t n_rows = rnd_below(c, 6);
+    float a[5], *rows = guarded_alloc((size_t)(n_rows * v->n + 1) * sizeof(float));
+    fill_floats(c, FILL_RANDOM, a, 5);
+    fill_floats(c, FILL_WIDE, rows, n_rows * v->n + 1);
+    memcpy(v->got, v->b, (size_t)v->n * sizeof(float));
+    memcpy(v->want, v->b, (size_t)v->n * sizeof(float));
+    c->tier->add_rows(v->got, a, rows, n_rows, v->n);
+    for (int64_t i = 0; i < n_rows; i++)
+        c->tier->axpy(v->want, a[i], rows + i * v->n, v->n);
+    expect_bytes(c, v->got, v->want, (size_t)v->n * sizeof(float), "not the sum of single rows");
+    guarded_free(rows);
+}
+
+void check_add_rows(check *c)
+{
+    for_all(c, add_rows_once);
+}
+
 /* The order of the two products is part of the definition: equal bits. */
 static void scale_mul_once(check *c, vectors *v)
 {

@@ -19,6 +19,7 @@ static const struct {
     {"row_f32", check_row_f32, false},
     {"dot", check_dot, false},
     {"axpy", check_axpy, false},
+    {"add_rows", check_add_rows, true},
     {"scale_mul", check_scale_mul, true},
     {"swiglu", check_swiglu, false},
     {"exp_sum", check_exp_sum, true},

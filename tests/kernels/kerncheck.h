@@ -57,6 +57,7 @@ void check_gemm_nan(check *c);
 void check_row_f32(check *c);
 void check_dot(check *c);
 void check_axpy(check *c);
+void check_add_rows(check *c);
 void check_scale_mul(check *c);
 void check_swiglu(check *c);
 void check_exp_sum(check *c);
