@@ -94,13 +94,18 @@ void em_hc_split(const em_model_config *cfg, const float *mix, const float *base
         normalize(ret_comb, hc, cfg->hc_sinkhorn_iters, cfg->hc_eps);
 }
 
+/* Streams are mixed without fused operations, here and below: fused ones move values over the quantisers' rounding
+ * boundaries in most rows of the golden data. */
 void em_cpu_collapse(const em_cpu *c, int64_t token, float *out)
 {
     int32_t hc = c->cfg->hc_mult;
     int64_t H = c->cfg->hidden_size;
     const float *streams = c->streams + token * hc * H, *pre = c->pre + token * hc;
-    c->k.scale_mul(out, streams, NULL, pre[0], H);
-    c->k.add_rows(out, pre + 1, streams + H, hc - 1, H);
+    for (int64_t d = 0; d < H; d++)
+        out[d] = pre[0] * streams[d];
+    for (int32_t s = 1; s < hc; s++)
+        for (int64_t d = 0; d < H; d++)
+            out[d] += pre[s] * streams[s * H + d];
 }
 
 typedef struct site_call {
@@ -150,10 +155,13 @@ static void post_item(void *ctx, int64_t token, int worker)
     float *next = c->streams2 + token * hc * H;
     for (int32_t k = 0; k < hc; k++) {
         float *out = next + k * H;
-        c->k.scale_mul(out, old, NULL, comb[k], H);
+        for (int64_t d = 0; d < H; d++)
+            out[d] = comb[k] * old[d];
         for (int32_t j = 1; j < hc; j++)
-            c->k.axpy(out, comb[j * hc + k], old + j * H, H);
-        c->k.axpy(out, post[k], y, H);
+            for (int64_t d = 0; d < H; d++)
+                out[d] += comb[j * hc + k] * old[j * H + d];
+        for (int64_t d = 0; d < H; d++)
+            out[d] = post[k] * y[d] + out[d];
     }
 }
 

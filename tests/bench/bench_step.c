@@ -35,8 +35,8 @@ static int step(crowd *c, int first, int n, int n_tokens, em_error *err)
     em_batch_seq runs[MAX_BATCH] = {0};
     for (int i = 0; i < n; i++) {
         int s = first + i;
-        runs[i] = (em_batch_seq){
-            .kv = &c->kv[s], .tokens = c->ids[s], .pos = c->pos[s], .n_tokens = n_tokens, .n_logits = 1};
+        runs[i] =
+            (em_batch_seq){.kv = &c->kv[s], .tokens = c->ids[s], .pos = c->pos[s], .n_tokens = n_tokens, .n_logits = 1};
         c->pos[s] += n_tokens;
     }
     em_batch batch = {.seqs = runs, .n_seqs = n, .n_tokens = n * n_tokens, .n_logits = n};

@@ -13,18 +13,12 @@ static const struct {
     void (*run)(check *c);
     bool alone; /* means something for the plain C too */
 } checks[] = {
-    {"gemm", check_gemm, true},
-    {"gemm_bits", check_gemm_bits, true},
-    {"gemm_nan", check_gemm_nan, true},
-    {"row_f32", check_row_f32, false},
-    {"dot", check_dot, false},
-    {"axpy", check_axpy, false},
-    {"add_rows", check_add_rows, true},
-    {"scale_mul", check_scale_mul, true},
-    {"swiglu", check_swiglu, false},
-    {"exp_sum", check_exp_sum, true},
-    {"max", check_max, false},
-    {"enc", check_enc, true},
+    {"gemm", check_gemm, true},         {"gemm_bits", check_gemm_bits, true},
+    {"gemm_nan", check_gemm_nan, true}, {"row_f32", check_row_f32, false},
+    {"dot", check_dot, false},          {"axpy", check_axpy, false},
+    {"add_rows", check_add_rows, true}, {"scale_mul", check_scale_mul, true},
+    {"swiglu", check_swiglu, false},    {"exp_sum", check_exp_sum, true},
+    {"max", check_max, false},          {"enc", check_enc, true},
     {"dec", check_dec, true},
 };
 
