@@ -43,7 +43,7 @@ COMPLETIONS = [
     (body(stream=True, stream_options={"include_usage": "x"}), "stream_options"),
     (body(stream=True, stream_options={"other": True}), "stream_options"),
     (body(return_token_ids=1), "return_token_ids"), (body(ignore_eos="x"), "ignore_eos"),
-    (body(best_of=2), "best_of"), (body(suffix="x"), "suffix"), (body(nonsense=1), "nonsense"),
+    (body(best_of=21), "best_of"), (body(best_of=1, n=2), "best_of"), (body(suffix="x"), "suffix"), (body(nonsense=1), "nonsense"),
     (body(messages=[]), "messages"), (body(model=5), "model"), (body(user=5), "user"),
     ({"max_tokens": 1}, "prompt"), ({}, "prompt"),
 ]
