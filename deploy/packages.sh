@@ -125,3 +125,19 @@ need_image() {
     need cmd:runc runc
     need cmd:debootstrap debootstrap
 }
+
+# What compiles for NVIDIA GPUs, as Python wheels: nvcc, its compiler, its headers, the runtime. Pinned: they go together.
+cuda_wheels=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96)
+
+# need_nvcc VENV: puts nvcc into PATH, from PyPI when the machine has none; VENV keeps it.
+need_nvcc() {
+    local bin
+    [ -x /usr/local/cuda/bin/nvcc ] && PATH=$PATH:/usr/local/cuda/bin
+    command -v nvcc >/dev/null && return 0
+    if ! compgen -G "$1/lib/python3*/site-packages/nvidia/cu13/bin/nvcc" >/dev/null; then
+        python3 -m venv "$1" && "$1/bin/pip" -q install "${cuda_wheels[@]}" || return 1
+    fi
+    bin=$(dirname "$(compgen -G "$1/lib/python3*/site-packages/nvidia/cu13/bin/nvcc" | head -n 1)")
+    PATH=$PATH:$bin
+    command -v nvcc >/dev/null
+}
