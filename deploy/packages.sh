@@ -85,6 +85,7 @@ need_tests() {
     need venv python3-venv
     need cmd:curl curl
     need cmd:nm binutils
+    need cmd:valgrind valgrind
     need cmd:wrk wrk
     need lib:fuse3 libfuse3-dev
     need cmd:fusermount3 fuse3
