@@ -225,10 +225,16 @@ template <int NC, int TILE> static __global__ void __launch_bounds__(HEADS *WARP
         store_output<NC>(a, p, tile, all);
 }
 
+/* Groups that a token can have at most. */
+static __host__ __device__ int64_t most_groups(const em_cuda_attend_args &a)
+{
+    return em_cuda_attend_groups(a.state.window, a.source.ratio ? a.topk_stride : 0);
+}
+
 /* Where one group's sums of one head lie: its channels, then top and total. */
 static __device__ float *part_of(const em_cuda_attend_args &a, const attend_place &p, int64_t group)
 {
-    int64_t groups = em_cuda_attend_groups(a.state.window, a.topk_stride);
+    int64_t groups = most_groups(a);
     return a.part + ((p.token * a.n_heads + p.head) * groups + group) * (p.stride + 4);
 }
 
@@ -290,7 +296,7 @@ template <int NC, int TILE> static int launch_attend(em_cuda_stream s, const em_
     size_t shared = row * (TILE > HEADS ? TILE : HEADS);
     if (!a->part || a->step.n_tokens > a->part_tokens)
         return LAUNCH((attend<NC, TILE>), dim3(tokens, heads), HEADS * WARP, shared, s, *a);
-    unsigned groups = (unsigned)em_cuda_attend_groups(a->state.window, a->source.ratio ? a->topk_stride : 0);
+    unsigned groups = (unsigned)most_groups(*a);
     int r = LAUNCH((attend_part<NC, TILE>), dim3(tokens, heads, groups), HEADS * WARP, shared, s, *a);
     return r ? r : LAUNCH((attend_merge<NC>), dim3(tokens, heads), HEADS * WARP, row * HEADS, s, *a);
 }

@@ -94,7 +94,8 @@ def main(args):
         write_table(version, found)
         return 0
     findings = list(compare(version, found))
-    print("\n".join(findings))
+    for finding in findings:
+        print(finding)
     print(f"resources: {len(findings)} findings, {len(found)} kernels looked at")
     return 1 if findings or not found else 0
 

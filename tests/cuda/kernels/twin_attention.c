@@ -252,7 +252,7 @@ static void compare_attend(attn *a)
     ck_assert_int_eq(em_cuda_attend(NULL, &s), 0);
     expect_floats(whole, a->want.q, a->n * a->heads * a->D, 1e-5, "attention");
     s.q = dev_copy_floats(c->q, a->n * a->heads * a->D);
-    s.part = dev_floats(em_cuda_attend_part_floats(a->n, a->heads, a->D, cfg->window, c->topk_cap));
+    s.part = dev_floats(em_cuda_attend_part_floats(a->n, a->heads, a->D, cfg->window, a->role->ratio ? c->topk_cap : 0));
     s.part_tokens = (int32_t)a->n;
     ck_assert_int_eq(em_cuda_attend(NULL, &s), 0);
     expect_bits(s.q, whole, (size_t)(a->n * a->heads * a->D) * 4, "attention in parts");
