@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/cpu/pack.h"
+
 /* ---- memory ---- */
 
 #ifdef __SANITIZE_ADDRESS__
@@ -264,6 +266,14 @@ em_cuda_source twin_source(const twin *t, int32_t source)
 
 /* ---- products ---- */
 
+em_matrix pack_matrix(const em_matrix *w)
+{
+    void *data = NULL;
+    ck_assert_int_eq(posix_memalign(&data, 64, em_packed_bytes(w->dtype, w->rows, w->cols, w->scale_rows)), 0);
+    em_pack_strips(w, 0, (w->rows + EM_STRIP_ROWS - 1) / EM_STRIP_ROWS, data);
+    return em_packed_view(w, data);
+}
+
 em_cuda_linear_job twin_job(const twin *t, const em_matrix *w, const float *x, int64_t x_stride, float *y)
 {
     return (em_cuda_linear_job){.w = *w,
@@ -279,9 +289,11 @@ em_cuda_linear_job twin_job(const twin *t, const em_matrix *w, const float *x, i
 void twin_linear(twin *t, const em_matrix *w, const float *x, int64_t x_stride, float *dst, int64_t n_rows,
                  const char *what)
 {
-    em_linear_job cpu = em_cpu_job(t->r.cpu, w, x, x_stride, dst);
+    em_matrix packed = pack_matrix(w);
+    em_linear_job cpu = em_cpu_job(t->r.cpu, &packed, x, x_stride, dst);
     cpu.n_rows = n_rows;
     em_cpu_linear(t->r.cpu, &cpu, 1);
+    free((void *)packed.data);
     float *in = dev_copy_floats(x, n_rows * x_stride), *out = dev_floats(n_rows * w->rows);
     em_cuda_linear_job job = twin_job(t, w, in, x_stride, out);
     job.n_rows = (int32_t)n_rows;

@@ -58,6 +58,8 @@ void twin_take_state(twin *t);
 void twin_compare_state(twin *t);
 em_cuda_source twin_source(const twin *t, int32_t source); /* -1: ratio 0 */
 
+/* As the CPU wants it (engine/cpu/pack.h); the caller frees data. */
+em_matrix pack_matrix(const em_matrix *w);
 /* Job over all rows and tokens. */
 em_cuda_linear_job twin_job(const twin *t, const em_matrix *w, const float *x, int64_t x_stride, float *y);
 /* The same product on the CPU into dst (one of its buffers), then here from its input; compares. */

@@ -10,7 +10,7 @@ void twin_embed(twin *t)
     em_cpu *c = t->r.cpu;
     int64_t n = c->n_tokens, hc = c->cfg->hc_mult, width = hc * c->cfg->hidden_size;
     em_cuda_embed_args a = {.step = t->step,
-                            .embed = c->w->embed,
+                            .embed = t->r.weights->embed,
                             .streams = dev_floats(n * width),
                             .pre = dev_floats(n * hc),
                             .hc = (int32_t)hc};
@@ -107,7 +107,7 @@ static void compare_staged(twin *t, const em_engram_weights *w, const em_engram_
 void twin_engram(twin *t, int32_t layer, const em_engram_rows *rows)
 {
     em_cpu *c = t->r.cpu;
-    const em_engram_weights *w = c->w->layers[layer].engram;
+    const em_engram_weights *w = t->r.weights->layers[layer].engram;
     int64_t n = c->n_tokens, hc = c->cfg->hc_mult, H = c->cfg->hidden_size;
     float *streams = dev_copy_floats(c->streams, n * hc * H);
     next_order();
@@ -137,7 +137,7 @@ void twin_engram(twin *t, int32_t layer, const em_engram_rows *rows)
 void twin_hc_pre(twin *t, int32_t layer, em_site site)
 {
     em_cpu *c = t->r.cpu;
-    const em_layer_weights *lw = &c->w->layers[layer];
+    const em_layer_weights *lw = &t->r.weights->layers[layer];
     const em_hc_weights *hw = site == EM_SITE_ATTN ? &lw->hc_attn : &lw->hc_ffn;
     int64_t n = c->n_tokens, hc = c->cfg->hc_mult, H = c->cfg->hidden_size, width = hc * H, n_mix = (2 + hc) * hc;
     int64_t parts = (width + EM_CUDA_HC_COLS - 1) / EM_CUDA_HC_COLS;
@@ -290,7 +290,7 @@ static void moe_close(moe_buffers *b)
 void twin_moe(twin *t, int32_t layer)
 {
     em_cpu *c = t->r.cpu;
-    const em_layer_weights *lw = &c->w->layers[layer];
+    const em_layer_weights *lw = &t->r.weights->layers[layer];
     int64_t n = c->n_tokens, E = c->cfg->n_experts, k = c->cfg->n_experts_per_tok, H = c->cfg->hidden_size,
             inter = c->cfg->moe_inter;
     uint64_t before = c->base.experts_read;
@@ -331,7 +331,7 @@ void twin_head(twin *t)
     em_cuda_head_args a = {.streams = dev_copy_floats(c->streams, c->n_tokens * hc * H),
                            .pre = dev_copy_floats(c->pre, c->n_tokens * hc),
                            .index = index,
-                           .norm = dev_copy_floats(c->w->norm, H),
+                           .norm = dev_copy_floats(t->r.weights->norm, H),
                            .last = dev_floats(n * H),
                            .n_logits = (int32_t)n,
                            .hc = (int32_t)hc,
@@ -342,7 +342,7 @@ void twin_head(twin *t)
     ck_assert_int_eq(em_cuda_head(NULL, &a), 0);
     expect_floats(a.last, c->last, n * H, 1e-6, "head input");
     if (n)
-        twin_linear(t, &c->w->head, c->last, H, logits, n, "logits");
+        twin_linear(t, &t->r.weights->head, c->last, H, logits, n, "logits");
     dev_free((void *)a.streams);
     dev_free((void *)a.pre);
     dev_free(index);
