@@ -6,17 +6,17 @@
 
 #include "engine/grammar/subset.h"
 
-int em_dfa_too_many(em_gr_build *b, uint32_t max_states)
+static int too_many(em_gr_build *b)
 {
     return em_gr_fail(b, -E2BIG,
                       "The grammar needs more than %u states; use fewer repeats, shorter bounds or fewer alternatives.",
-                      max_states);
+                      b->lim.states);
 }
 
 int em_dfa_add_state(em_gr_build *b, em_dfa *dfa, uint32_t max_states)
 {
     if (dfa->n >= max_states)
-        return em_dfa_too_many(b, max_states);
+        return too_many(b);
     uint32_t cap[3] = {dfa->cap, dfa->cap, dfa->cap};
     if (em_gr_grow(&dfa->range_at, &cap[0], (size_t)dfa->n + 2, sizeof(*dfa->range_at)) ||
         em_gr_grow(&dfa->call_at, &cap[1], (size_t)dfa->n + 2, sizeof(*dfa->call_at)) ||

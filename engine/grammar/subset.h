@@ -4,7 +4,6 @@
 
 #include "engine/grammar/dfa.h"
 
-int em_dfa_too_many(em_gr_build *b, uint32_t max_states);
 int em_dfa_add_state(em_gr_build *b, em_dfa *dfa, uint32_t max_states);
 /* first: where the ranges of the state that is being written begin. */
 int em_dfa_add_range(em_gr_build *b, em_dfa *dfa, uint32_t *n_ranges, uint32_t first, em_dfa_range r);

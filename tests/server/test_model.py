@@ -192,6 +192,40 @@ class Answers(Case):
         self.assertLess(int(m.group(1)), 3000)
 
 
+class Grammars(Case):
+    HOSTILE = "((((a?b?){0,16}c?){0,16}d?){0,16}e?){0,8}%d"  # passes the compiler's steps: refused after a while
+    WAITING = 64  # EM_COMPILER_MAX_WAITING
+
+    def test_the_compiler_s_queue_is_bounded(self):
+        with Server() as s:
+            held = []
+            for i in range(self.WAITING + 8):
+                held.append(s.connect(timeout=30))
+                held[-1].send_request("POST", "/v1/completions", {
+                    "prompt": "a", "max_tokens": 4, "structured_outputs": {"regex": self.HOSTILE % i}})
+            refused = []
+            for c in reversed(held[-4:]):  # each of those before them takes a good part of a second
+                refused.append(c.read_answer())
+                self.check_error(refused[-1], 429, code="queue_full")
+                self.assertGreater(int(refused[-1].headers["retry-after"]), 0)
+            self.assertIn("grammar", refused[0].error()["message"])
+            first = held[0].read_answer()
+            self.check_error(first, 400)
+            self.assertIn("steps", first.error()["message"])
+            # who needs no grammar does not wait, and who leaves gives up the place
+            self.assertEqual(200, s.complete(PARIS, timeout=30).status)
+            for c in held:
+                c.sock.close()
+            body = {"prompt": "a", "max_tokens": 4, "structured_outputs": {"regex": "[ab]{2}"}}
+            deadline = time.monotonic() + 30
+            while (a := s.complete(body, timeout=30)).status == 429:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.1)
+            self.assertEqual(200, a.status, a)
+            self.assertRegex(a.json()["choices"][0]["text"], "^[ab]{2}$")
+            self.assertEqual(0, s.stop())
+
+
 class Process(Case):
     def test_generate_finds_the_same_model(self):
         r = subprocess.run([harness.exe, "generate", "--max-tokens", "8", PARIS["prompt"]], capture_output=True, timeout=60)

@@ -20,27 +20,39 @@ static inline void fuzz_must(bool ok, const char *what)
     abort();
 }
 
-/* Tokens of one byte, and some that span structure, characters and escapes. The last id ends. */
-static inline em_grammar_vocab *fuzz_vocab(uint32_t *ret_end)
+/* Tokens of the fuzzed vocabulary above the 256 bytes: some span structure, characters and escapes. Behind them is one
+ * that ends. */
+static const char *const fuzz_texts[] = {"{\"",  "\":",   "\",\"",        "\"}",      "\":\"",    "[[",       "]]",
+                                         "}]",   "true",  "null",         "123",      "abc",      "  ",       ", ",
+                                         "\\\"", "\\u00", "\xe7\x8c\xab", "\xe7\x8c", "\xf0\x9f", "\xab\"",   "a.b",
+                                         "-1",   "0.5e",  "xyzxyzxyz",    "((",       "))",       "aaaaaaaa", "\n\n"};
+enum { FUZZ_TEXTS = sizeof(fuzz_texts) / sizeof(fuzz_texts[0]), FUZZ_END = 256 + FUZZ_TEXTS };
+
+/* The bytes of a token that is not the end. */
+static inline const char *fuzz_token(uint32_t id, size_t *ret_len)
 {
-    static const char *const texts[] = {"{\"",  "\":",   "\",\"",        "\"}",      "\":\"",    "[[",       "]]",
-                                        "}]",   "true",  "null",         "123",      "abc",      "  ",       ", ",
-                                        "\\\"", "\\u00", "\xe7\x8c\xab", "\xe7\x8c", "\xf0\x9f", "\xab\"",   "a.b",
-                                        "-1",   "0.5e",  "xyzxyzxyz",    "((",       "))",       "aaaaaaaa", "\n\n"};
-    enum { N_TEXTS = sizeof(texts) / sizeof(texts[0]) };
-    static uint8_t bytes[256];
-    em_grammar_token tokens[256 + N_TEXTS + 1];
-    em_grammar_vocab *v = NULL;
-    for (int i = 0; i < 256; i++) {
-        bytes[i] = (uint8_t)i;
-        tokens[i] = (em_grammar_token){&bytes[i], 1, EM_GRAMMAR_TOKEN_TEXT};
+    static char bytes[256];
+    if (id >= 256) {
+        *ret_len = strlen(fuzz_texts[id - 256]);
+        return fuzz_texts[id - 256];
     }
-    for (int i = 0; i < N_TEXTS; i++)
-        tokens[256 + i] =
-            (em_grammar_token){(const uint8_t *)texts[i], (uint32_t)strlen(texts[i]), EM_GRAMMAR_TOKEN_TEXT};
-    tokens[256 + N_TEXTS] = (em_grammar_token){NULL, 0, EM_GRAMMAR_TOKEN_END};
-    *ret_end = 256 + N_TEXTS;
-    fuzz_must(!em_grammar_vocab_new(tokens, 256 + N_TEXTS + 1, &v), "no vocabulary");
+    bytes[id] = (char)id;
+    *ret_len = 1;
+    return &bytes[id];
+}
+
+static inline em_grammar_vocab *fuzz_vocab(void)
+{
+    em_grammar_token tokens[FUZZ_END + 1] = {0};
+    em_grammar_vocab *v = NULL;
+    for (uint32_t id = 0; id < FUZZ_END; id++) {
+        size_t len;
+        tokens[id].bytes = (const uint8_t *)fuzz_token(id, &len);
+        tokens[id].n_bytes = (uint32_t)len;
+        tokens[id].kind = EM_GRAMMAR_TOKEN_TEXT;
+    }
+    tokens[FUZZ_END].kind = EM_GRAMMAR_TOKEN_END;
+    fuzz_must(!em_grammar_vocab_new(tokens, FUZZ_END + 1, &v), "no vocabulary");
     return v;
 }
 
@@ -76,7 +88,7 @@ static inline void fuzz_complete(em_grammar_state *s)
 }
 
 /* A random walk: the bit of every tried token tells whether it is accepted, no mask is empty, and the end is near. */
-static inline void fuzz_walk(em_grammar *g, uint64_t seed, uint32_t end)
+static inline void fuzz_walk(em_grammar *g, uint64_t seed)
 {
     uint64_t mask[8];
     em_grammar_state *s;
@@ -89,17 +101,17 @@ static inline void fuzz_walk(em_grammar *g, uint64_t seed, uint32_t end)
         if (rc == -E2BIG)
             break;
         fuzz_must(!rc, "a mask failed");
-        uint32_t n = grammar_mask_count(mask, (end + 64) / 64);
+        uint32_t n = grammar_mask_count(mask, (FUZZ_END + 64) / 64);
         fuzz_must(n > 0, "a mask is empty");
-        uint32_t any = (uint32_t)(em_rng_u64(seed, 1, i, 0) % (end + 1));
+        uint32_t any = (uint32_t)(em_rng_u64(seed, 1, i, 0) % (FUZZ_END + 1));
         rc = em_grammar_state_accept_token(s, any);
         fuzz_must(rc == -E2BIG || !rc == grammar_mask_has(mask, any), "a bit is wrong");
         if (!rc)
             fuzz_must(!em_grammar_state_rollback(s, 1), "no way back");
-        uint32_t id = grammar_mask_nth(mask, (end + 64) / 64, (uint32_t)(em_rng_u64(seed, 2, i, 0) % n));
+        uint32_t id = grammar_mask_nth(mask, (FUZZ_END + 64) / 64, (uint32_t)(em_rng_u64(seed, 2, i, 0) % n));
         rc = em_grammar_state_accept_token(s, id);
         fuzz_must(!rc || rc == -E2BIG, "an allowed token was refused");
-        if (rc || id == end)
+        if (rc || id == FUZZ_END)
             break;
     }
     fuzz_complete(s);
@@ -127,9 +139,8 @@ typedef int (*fuzz_compile)(const char *text, size_t len, const em_grammar_limit
 static inline int fuzz_grammar(fuzz_compile compile, const uint8_t *data, size_t size)
 {
     static em_grammar_vocab *vocab;
-    static uint32_t end;
     if (!vocab)
-        vocab = fuzz_vocab(&end);
+        vocab = fuzz_vocab();
     em_grammar_limits limits = fuzz_limits();
     em_grammar *g = NULL;
     em_error err = {0};
@@ -140,7 +151,7 @@ static inline int fuzz_grammar(fuzz_compile compile, const uint8_t *data, size_t
     if (rc)
         fuzz_must((rc == -EINVAL || rc == -E2BIG) && err.text[0] && !g, "a refusal without a sentence");
     else
-        fuzz_walk(g, seed, end);
+        fuzz_walk(g, seed);
     em_grammar_unref(g);
     return 0;
 }

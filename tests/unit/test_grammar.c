@@ -256,6 +256,7 @@ START_TEST(limits_of_compiling)
     l = em_grammar_default_limits;
     l.states = 100;
     check_small(REGEX, "(abc){50}", &l, "100 states");
+    check_small(EBNF, "root ::= \"a\" b\nb ::= \"xxxxxxxxxxxxxxxxxxxx\" b{0,200} | \"y\"", &l, "100 states");
     l = em_grammar_default_limits;
     l.steps = 1000;
     check_small(REGEX, "(a|b){200}", &l, "1000 steps");
