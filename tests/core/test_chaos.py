@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What goes wrong around a server, with the real model behind it: clients that leave in every phase of a request, that read
 slowly or close one direction, kill -9 under load, a full disk for the log, a clock that jumps. Afterwards every block of
-the cache is free and the same request still has the same bytes. `test_chaos.py ENGRAMD [--quick]`"""
+the cache is free and the same request still has the same bytes. `test_chaos.py ENGRAMD [--quick]`; ENGRAMD_CHAOS_ROUNDS says how
+often each phase is gone through (12, quick 4)."""
 import glob
 import os
 import random
@@ -19,13 +20,13 @@ import workload
 from swarm import harness
 
 SEED = int(os.environ.get("ENGRAMD_TEST_SEED") or 1)
+quick = "--quick" in sys.argv
+CACHE_TOKENS, LONG, ENDLESS_TOKENS = (512, 400, 480) if quick else (2048, 1500, 2000)
 PROBE = {"prompt": [300, 301, 302], "max_tokens": 12, "temperature": 1, "seed": 5, "ignore_eos": True, "return_token_ids": True}
-ENDLESS = {"prompt": [300], "max_tokens": 2000, "temperature": 0, "ignore_eos": True, "stream": True}
-LONG_PROMPT = {"prompt": workload.some_ids(random.Random(1), 1500), "max_tokens": 4, "temperature": 0, "ignore_eos": True}
-CACHE_TOKENS = 2048
+ENDLESS = {"prompt": [300], "max_tokens": ENDLESS_TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
+LONG_PROMPT = {"prompt": workload.some_ids(random.Random(1), LONG), "max_tokens": 4, "temperature": 0, "ignore_eos": True}
 LARGEST = {"prompt": workload.some_ids(random.Random(2), CACHE_TOKENS - 80), "max_tokens": 64, "temperature": 0, "ignore_eos": True}
 FAKETIME = (glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1") or [None])[0]
-quick = False
 
 
 def server(*args, **more):
@@ -59,11 +60,11 @@ def leave(c, rng):
 
 class HangUps(harness.Case):
     """One server lives through all phases; each test leaves it as it found it."""
-    ROUNDS = 12
 
     @classmethod
     def setUpClass(cls):
         cls.rng = random.Random(SEED)
+        cls.n_rounds = int(os.environ.get("ENGRAMD_CHAOS_ROUNDS") or (4 if quick else 12))
         cls.server = server("--max-num-seqs", "4", "--max-num-batched-tokens", "64")
         cls.alone = ask_probe(cls.server)
 
@@ -78,7 +79,7 @@ class HangUps(harness.Case):
 
     def rounds(self, body, after):
         """after(connection) does the rest of one client's life."""
-        for _ in range(4 if quick else self.ROUNDS):
+        for _ in range(self.n_rounds):
             held = [self.server.connect(30) for _ in range(4)]
             for c in held:
                 send_part(c, body, 2)
@@ -87,14 +88,14 @@ class HangUps(harness.Case):
 
     def test_in_the_header(self):
         for share in 0, 0.01, 0.3, 0.9, 0.999:
-            for _ in range(self.ROUNDS):
+            for _ in range(self.n_rounds):
                 c = self.server.connect()
                 send_part(c, PROBE, share)
                 leave(c, self.rng)
 
     def test_in_the_body(self):
         for share in 1, 1.01, 1.5, 1.99:
-            for _ in range(self.ROUNDS):
+            for _ in range(self.n_rounds):
                 c = self.server.connect()
                 send_part(c, LONG_PROMPT, share)
                 leave(c, self.rng)
@@ -228,7 +229,7 @@ class Process(harness.Case):
                 proc.kill()
                 proc.wait()
 
-    @unittest.skipIf("--quick" in sys.argv, "libfaketime and sanitizers do not go together")
+    @unittest.skipIf(quick, "libfaketime and sanitizers do not go together")
     def test_clock_steps(self):
         """The time of day jumps to and fro while streams run: nothing times out, nothing stalls, only `created` shows it."""
         self.assertIsNotNone(FAKETIME, "libfaketime is not installed")
@@ -263,7 +264,6 @@ class Process(harness.Case):
 
 if __name__ == "__main__":
     harness.exe = sys.argv.pop(1)
-    quick = "--quick" in sys.argv
     print("seed %d" % SEED)
     sys.stdout.flush()
     unittest.main(argv=[a for a in sys.argv if a != "--quick"], verbosity=2)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The same request, the same bytes: alone, together, in any order, in any chunks, after prefix hits, under preemption, on
-any number of threads. `test_determinism.py ENGRAMD [--quick]` (--quick: a smaller set, for builds with sanitizers).
+any number of threads. `test_determinism.py ENGRAMD [--quick]` (--quick: a smaller set, for builds with sanitizers);
+ENGRAMD_DETERMINISM_REQUESTS says how many requests there are (200, quick 40).
 
 The reference is each request alone on one thread. Whatever differs is printed with the seed that repeats the run."""
 import os
@@ -23,6 +24,7 @@ class Determinism(harness.Case):
     @classmethod
     def setUpClass(cls):
         count, longest = (40, 500) if quick else (200, 3000)
+        count = int(os.environ.get("ENGRAMD_DETERMINISM_REQUESTS") or count)
         cls.longest = longest
         cls.bodies = workload.Workload(SEED, count, longest).bodies
         cls.rng = random.Random(SEED + 1)
@@ -104,7 +106,7 @@ class Determinism(harness.Case):
         """Sequences that begin small and grow beyond what there is: some must be thrown out and computed again."""
         rng = random.Random(SEED + 2)
         bodies = [{"prompt": workload.some_ids(rng, rng.randint(30, 60)), "max_tokens": 100 if quick else 200, "seed": i, "n": 1 + i % 2,
-                   "temperature": i % 2, "logprobs": i % 3, "ignore_eos": True, "stream": i % 4 == 0} for i in range(24)]
+                   "temperature": i % 2, "logprobs": i % 3, "ignore_eos": True, "stream": i % 4 == 0} for i in range(10 if quick else 24)]
         with harness.Server("--threads", "1", *QUIET) as s:
             alone = swarm.ask_all(s.port, bodies)
         with harness.Server("--threads", "2", "--max-model-len", "512", *probe.cache_for(512), *QUIET) as s:
