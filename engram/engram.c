@@ -1,5 +1,6 @@
 /* The door: checks what comes from outside, then hashing, tables and gather threads do the work. */
 #include "engram/gather.h"
+#include "engram/row_ids.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -9,6 +10,7 @@
 
 struct em_engram {
     em_engram_hash hash[EM_ENGRAM_MAX_TABLES];
+    em_row_hasher hasher[EM_ENGRAM_MAX_TABLES];
     int32_t n_classes;
     int32_t max_tokens;
     em_tables tables;
@@ -56,6 +58,8 @@ int em_engram_open(const em_engram_spec *spec, const em_engram_opts *opts, em_en
     rc = em_engram_hash_init(spec, g->hash, err, err_len);
     if (rc)
         goto fail;
+    for (int32_t i = 0; i < spec->n_tables; i++)
+        em_row_hasher_init(&g->hasher[i], &g->hash[i]);
     rc = em_tables_open(&g->tables, spec, opts, err, err_len);
     if (rc)
         goto fail;
@@ -117,7 +121,7 @@ static bool classes_in_range(const em_engram *g, const int32_t *suffix, size_t n
 
 int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engram_ticket **ret_ticket)
 {
-    size_t depth = (size_t)g->hash[0].max_order, n_cols = (size_t)g->hash[0].n_cols;
+    size_t depth = (size_t)g->hash[0].max_order;
 
     if (n_tokens < 1 || n_tokens > g->max_tokens || !classes_in_range(g, suffix, (size_t)n_tokens * depth))
         return -EINVAL;
@@ -127,8 +131,7 @@ int em_engram_ask(em_engram *g, const int32_t *suffix, int32_t n_tokens, em_engr
 
     t->n_tokens = n_tokens;
     for (int32_t table = 0; table < g->tables.n_tables; table++)
-        for (size_t i = 0; i < (size_t)n_tokens; i++)
-            em_engram_row_ids(&g->hash[table], suffix + i * depth, t->part[table].row_id + i * n_cols);
+        em_row_hasher_run(&g->hasher[table], suffix, (size_t)n_tokens, t->part[table].row_id);
     em_gather_submit(&g->gather, t);
     *ret_ticket = t;
     return 0;

@@ -204,27 +204,3 @@ void em_engram_suffix(const em_engram_hash *hash, const int32_t *classes, size_t
     for (; i < depth; i++)
         ret_suffix[i] = hash->pad_class;
 }
-
-/* v % d without a division, for every v. With r = floor((2^64 - 1) / d), 2^64 / d - r <= 1, hence
- * v / d - v * r / 2^64 = v / 2^64 * (2^64 / d - r) < 1: the quotient found is the true one or one less, and the
- * remainder is below 2 * d, which fits as d < 2^63. */
-static inline uint64_t mod_bucket(uint64_t v, uint64_t d, uint64_t r)
-{
-    uint64_t quotient = (uint64_t)(((unsigned __int128)v * r) >> 64);
-    uint64_t rest = v - quotient * d;
-    return rest >= d ? rest - d : rest;
-}
-
-/* Unsigned, so that even a class out of range stays inside the table. */
-void em_engram_row_ids(const em_engram_hash *hash, const int32_t *suffix, int64_t *ret_row_id)
-{
-    uint64_t v = (uint64_t)suffix[0] * (uint64_t)hash->multiplier[0];
-    int32_t col = 0;
-
-    for (int32_t i = 1; i < hash->max_order; i++) {
-        v ^= (uint64_t)suffix[i] * (uint64_t)hash->multiplier[i];
-        for (int32_t head = 0; head < hash->n_heads; head++, col++)
-            ret_row_id[col] =
-                (int64_t)mod_bucket(v, (uint64_t)hash->prime[col], hash->reciprocal[col]) + hash->offset[col];
-    }
-}

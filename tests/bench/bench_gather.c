@@ -17,6 +17,7 @@
 
 #include "engram/engram.h"
 #include "engram/pcg64.h"
+#include "engram/row_ids.h"
 #include "engram/rows.h"
 
 enum {
@@ -33,7 +34,7 @@ enum {
 
 typedef struct bench {
     em_engram_spec spec;
-    em_engram_hash hash;
+    em_row_hasher hasher;
     em_engram_table table;
     int32_t *suffix;         /* [N_BATCHES, TOKENS, 4] */
     int64_t *row_id;         /* [N_BATCHES, TOKENS, COLS] */
@@ -122,7 +123,7 @@ static void open_table(bench *b, size_t table_bytes)
     munmap(codes, (size_t)n_rows * ROW_BYTES);
     munmap(scales, (size_t)n_rows * SCALE_BYTES);
     em_engram_table_view(b->service, 0, &b->table);
-    b->hash = *em_engram_table_hash(b->service, 0);
+    em_row_hasher_init(&b->hasher, em_engram_table_hash(b->service, 0));
 }
 
 static void make_asks(bench *b, uint64_t seed)
@@ -138,8 +139,7 @@ static void make_asks(bench *b, uint64_t seed)
         die("out of memory");
     for (size_t i = 0; i < n * (ORDERS + 1); i++)
         b->suffix[i] = (int32_t)em_pcg64_below(&rng, (uint64_t)b->spec.n_classes);
-    for (size_t i = 0; i < n; i++)
-        em_engram_row_ids(&b->hash, b->suffix + i * (ORDERS + 1), b->row_id + i * COLS);
+    em_row_hasher_run(&b->hasher, b->suffix, n, b->row_id);
 }
 
 /* The yardstick: what a loop with nothing to decide can do. */
@@ -204,8 +204,7 @@ static double run_pass(const bench *b, measure what)
         else if (what == SERVICE)
             serve(b, suffix, TOKENS);
         else
-            for (size_t t = 0; t < TOKENS; t++)
-                em_engram_row_ids(&b->hash, suffix + t * (ORDERS + 1), (int64_t *)b->codes + t * COLS);
+            em_row_hasher_run(&b->hasher, suffix, TOKENS, (int64_t *)b->codes);
     }
     return cpu_s() - begin;
 }
