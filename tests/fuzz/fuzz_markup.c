@@ -66,7 +66,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                          .tool_calls = data[0] & 4,
                          .in_calls = (data[0] & 12) == 12,
                          .single_call = data[0] & 16,
-                         .json_output = data[0] & 32};
+                         .json_output = data[0] & 32,
+                         .bound = data[0] & 64};
     em_chat_rules *rules = NULL;
     heard whole, cut;
     must(!em_chat_rules_new(&mode, stops, data[1] & 3, &rules), "out of memory");
