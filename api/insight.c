@@ -31,7 +31,7 @@ static void comma(em_buf *out, int64_t i)
 /* The token was computed at that layer. */
 static bool is_known(const em_insight_shape *s, const em_insight *in, int32_t layer)
 {
-    return !isnan(in->gate[layer * s->n_streams]);
+    return !isnan(in->gate[(int64_t)layer * s->n_streams]);
 }
 
 /* [layer][n] of one token, from v: gates or shares. */
@@ -42,7 +42,7 @@ static void add_floats(em_buf *out, const em_insight_shape *s, const em_insight 
         em_buf_puts(out, l ? ",[" : "[");
         for (int32_t i = 0; i < n; i++) {
             comma(out, i);
-            em_json_float(out, is_known(s, in, l) ? v[l * n + i] : NAN);
+            em_json_float(out, is_known(s, in, l) ? v[(int64_t)l * n + i] : NAN);
         }
         em_buf_append(out, "]", 1);
     }

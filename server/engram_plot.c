@@ -68,7 +68,7 @@ static void put_title(em_buf *out, const char *title)
 {
     size_t n_chars = 0, len = 0;
     char cut[4 * MAX_TITLE + 8];
-    for (; title[len] && len < 4 * MAX_TITLE; len++) {
+    for (; title[len] && len < sizeof(cut) - 8; len++) {
         n_chars += ((unsigned char)title[len] & 0xc0) != 0x80;
         if (n_chars > MAX_TITLE)
             break;

@@ -15,7 +15,7 @@ EM_INLINE __m256i pick(__m256i a, __m256i b, __m256i mask)
 }
 
 /* Scales of one half. */
-EM_INLINE __m256 load_scales(const uint8_t *p, int n_scales, int half)
+EM_INLINE __m256 load_scales(const uint8_t *p, int n_scales, int64_t half)
 {
     if (n_scales == 1)
         return _mm256_set1_ps(em_e8m0_table[*p]);
@@ -34,7 +34,7 @@ EM_INLINE __m256i top_byte(__m256i v, int b)
 }
 
 /* Eight columns of 8 rows, decoded; the columns are those of an FP4 word, in order. */
-EM_INLINE void load_columns(em_dtype dtype, const uint8_t *group, int i, int half, __m256 w[8])
+EM_INLINE void load_columns(em_dtype dtype, const uint8_t *group, int64_t i, int64_t half, __m256 w[8])
 {
     if (dtype == EM_DTYPE_FP4) {
         const __m256i doubled =
@@ -51,8 +51,8 @@ EM_INLINE void load_columns(em_dtype dtype, const uint8_t *group, int i, int hal
         return;
     }
 #pragma GCC unroll 8
-    for (int c = 0; c < 8; c++) {
-        int col = 8 * i + c;
+    for (int64_t c = 0; c < 8; c++) {
+        int64_t col = 8 * i + c;
         if (dtype == EM_DTYPE_F32) {
             w[c] = _mm256_load_ps((const float *)(const void *)group + 16 * col + LANES * half);
         } else if (dtype == EM_DTYPE_BF16) {
@@ -68,7 +68,7 @@ EM_INLINE void load_columns(em_dtype dtype, const uint8_t *group, int i, int hal
 }
 
 /* n_h halves from `half` on. */
-EM_INLINE void add_group(em_dtype dtype, int n_m, int n_h, int half, const uint8_t *group, const uint8_t *scales,
+EM_INLINE void add_group(em_dtype dtype, int n_m, int n_h, int64_t half, const uint8_t *group, const uint8_t *scales,
                          int n_scales, const float *const x[MOST_TOKENS], __m256 acc[MOST_HALVES][MOST_TOKENS])
 {
     __m256 sum0[MOST_HALVES][MOST_TOKENS], sum1[MOST_HALVES][MOST_TOKENS], w[8];
@@ -78,7 +78,7 @@ EM_INLINE void add_group(em_dtype dtype, int n_m, int n_h, int half, const uint8
         for (int m = 0; m < n_m; m++)
             sum0[h][m] = sum1[h][m] = _mm256_setzero_ps();
 #pragma GCC unroll 4
-    for (int i = 0; i < EM_STRIP_COLS / 8; i++) {
+    for (int64_t i = 0; i < EM_STRIP_COLS / 8; i++) {
 #pragma GCC unroll 2
         for (int h = 0; h < n_h; h++) {
             load_columns(dtype, group, i, half + h, w);
@@ -108,10 +108,10 @@ EM_INLINE void add_group(em_dtype dtype, int n_m, int n_h, int half, const uint8
     }
 }
 
-EM_INLINE void store_half(const strip_args *a, int half, int m, __m256 v)
+EM_INLINE void store_half(const strip_args *a, int64_t half, int m, __m256 v)
 {
     float *y = a->y + m * a->y_stride + half * LANES;
-    int first = a->first_lane - half * LANES, end = a->end_lane - half * LANES;
+    int first = a->first_lane - (int)half * LANES, end = a->end_lane - (int)half * LANES;
     if (first <= 0 && end >= LANES) {
         _mm256_storeu_ps(y, v);
         return;
@@ -120,7 +120,7 @@ EM_INLINE void store_half(const strip_args *a, int half, int m, __m256 v)
     _mm256_maskstore_ps(y, _mm256_andnot_si256(below_first, below_end), v);
 }
 
-EM_INLINE void strip_halves(em_dtype dtype, int n_m, int n_h, int half, const strip_args *a)
+EM_INLINE void strip_halves(em_dtype dtype, int n_m, int n_h, int64_t half, const strip_args *a)
 {
     const size_t bytes = em_strip_group_bytes(dtype);
     const int n_scales = dtype == EM_DTYPE_FP4 ? EM_STRIP_ROWS : a->n_scales;

@@ -37,7 +37,8 @@ EM_INLINE __m512i e2m1_halves(void)
 }
 
 /* One pair of columns: the i-th of those that a group is cut into. Says which they are, relative to the group. */
-EM_INLINE void load_pair(em_dtype dtype, const uint8_t *group, int i, __m512 *w0, __m512 *w1, int *col0, int *col1)
+EM_INLINE void load_pair(em_dtype dtype, const uint8_t *group, int64_t i, __m512 *w0, __m512 *w1, int64_t *col0,
+                         int64_t *col1)
 {
     *col0 = 2 * i;
     *col1 = 2 * i + 1;
@@ -68,11 +69,12 @@ EM_INLINE void add_group(em_dtype dtype, int n_m, const uint8_t *group, const ui
     for (int m = 0; m < n_m; m++)
         sum0[m] = sum1[m] = _mm512_setzero_ps();
 #pragma GCC unroll 16
-    for (int i = 0; i < EM_STRIP_COLS / 2; i++) {
+    for (int64_t i = 0; i < EM_STRIP_COLS / 2; i++) {
         __m512 w0, w1;
-        int col0, col1;
-        if (i * em_strip_group_bytes(dtype) / 16 % 64 == 0)
-            _mm_prefetch((const char *)group + i * em_strip_group_bytes(dtype) / 16 + PREFETCH_BYTES, _MM_HINT_T1);
+        int64_t col0, col1;
+        if ((size_t)i * em_strip_group_bytes(dtype) / 16 % 64 == 0)
+            _mm_prefetch((const char *)group + (size_t)i * em_strip_group_bytes(dtype) / 16 + PREFETCH_BYTES,
+                         _MM_HINT_T1);
         load_pair(dtype, group, i, &w0, &w1, &col0, &col1);
 #pragma GCC unroll 8
         for (int m = 0; m < n_m; m++) {

@@ -35,7 +35,7 @@ static inline int em_strip_scales(em_dtype dtype, int32_t scale_rows)
 /* Bytes of the codes of one group. */
 static inline size_t em_strip_group_bytes(em_dtype dtype)
 {
-    size_t values = EM_STRIP_ROWS * EM_STRIP_COLS;
+    const size_t values = (size_t)EM_STRIP_ROWS * EM_STRIP_COLS;
     return dtype == EM_DTYPE_F32    ? 4 * values
            : dtype == EM_DTYPE_BF16 ? 2 * values
            : dtype == EM_DTYPE_FP8  ? values

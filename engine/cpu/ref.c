@@ -106,10 +106,10 @@ void em_ref_gemm_rows(const em_matrix *w, int64_t row_begin, int64_t row_end, co
 static void widen_words(em_dtype dtype, const uint8_t *code, float out[EM_STRIP_COLS][EM_STRIP_ROWS])
 {
     if (dtype == EM_DTYPE_F32) {
-        memcpy(out, code, EM_STRIP_COLS * EM_STRIP_ROWS * sizeof(float));
+        memcpy(out, code, sizeof(float) * EM_STRIP_COLS * EM_STRIP_ROWS);
         return;
     }
-    for (int pair = 0; pair < EM_STRIP_COLS / 2; pair++)
+    for (int64_t pair = 0; pair < EM_STRIP_COLS / 2; pair++)
         for (int row = 0; row < EM_STRIP_ROWS; row++, code += 4) {
             uint16_t v[2];
             memcpy(v, code, 4);

@@ -102,12 +102,12 @@ static size_t list_buffers(em_cuda *c, buffer list[MAX_BUFFERS + MAX_TABLE_BUFFE
     derive(c);
     const em_model_config *cfg = c->cfg;
     int64_t T = c->cap_tokens, H = cfg->hidden_size, D = cfg->head_dim, hc = cfg->hc_mult, E = cfg->n_experts;
-    int64_t pairs = cfg->rope_dim / 2, k = cfg->n_experts_per_tok, mix = (2 + hc) * hc;
+    int64_t pairs = cfg->rope_dim / 2, k = cfg->n_experts_per_tok, mix = (int64_t)(2 + hc) * hc;
     int64_t parts = (hc * H + EM_CUDA_HC_COLS - 1) / EM_CUDA_HC_COLS;
     int64_t comp = cfg->n_kv_sources ? T : 0, engram = cfg->n_engram_layers ? T : 0;
     int64_t row = engram ? (int64_t)c->rows[0].row_bytes : 0, scale = engram ? (int64_t)c->rows[0].scale_bytes : 0;
     const buffer want[] = {
-        {&c->dev_step, (int64_t)c->step_bytes + 4 * c->cap_runs * c->block_stride, 1},
+        {&c->dev_step, (int64_t)c->step_bytes + (int64_t)4 * c->cap_runs * c->block_stride, 1},
         {&c->freq_main, pairs, 4},
         {&c->freq_comp, pairs, 4},
         {&c->cos_main, T * pairs, 4},
@@ -173,7 +173,7 @@ static size_t list_host(em_cuda *c, buffer list[MAX_BUFFERS + MAX_TABLE_BUFFERS 
     derive(c);
     size_t n = 0;
     int64_t rows = (int64_t)c->cap_runs * c->n_cols;
-    list[n++] = (buffer){&c->host_step, (int64_t)c->step_bytes + 4 * c->cap_runs * c->block_stride, 1};
+    list[n++] = (buffer){&c->host_step, (int64_t)c->step_bytes + (int64_t)4 * c->cap_runs * c->block_stride, 1};
     list[n++] = (buffer){&c->host_experts_read, 1, 8};
     list[n++] = (buffer){&c->host_logits, (int64_t)c->logit_rows * c->cfg->vocab_size, 4};
     for (int32_t i = 0; i < c->cfg->n_engram_layers; i++) {

@@ -68,7 +68,7 @@ static void parse(int argc, char **argv, bench *b)
         int *to;
     } numbers[] = {
         {"--steps", &b->steps}, {"--batch", &b->batch}, {"--prompt", &b->prompt}, {"--threads", &b->threads}};
-    for (int i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i += 2) {
         bool known = false;
         if (i + 1 == argc)
             die("an option is without its value");
@@ -83,7 +83,6 @@ static void parse(int argc, char **argv, bench *b)
             }
         if (!known)
             die("there is no such option");
-        i++;
     }
     if (!*b->a.dir || !*b->b.dir || b->steps < 1 || b->steps > MAX_STEPS || b->batch < 1 || b->batch > MAX_BATCH ||
         b->prompt < 1)
