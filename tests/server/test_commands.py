@@ -69,7 +69,7 @@ class Plan(Case):
         kv = bytes_of("kv_blocks", "--kv-cache-bytes", str(wanted))
         self.assertTrue(wanted - (1 << 20) < kv <= wanted, kv)
         where = {i["name"]: i["place"] for i in self.plan("--engram-tier", "mmap")[0]["items"]}
-        self.assertEqual(("cached", "mapped"), (where["engram_tables"], where["weights"]))
+        self.assertEqual(("cached", "memory"), (where["engram_tables"], where["weights"]))
 
     def test_too_large_says_what_to_change(self):
         p, err = self.plan("--kv-cache-bytes", "100T", code=1)
