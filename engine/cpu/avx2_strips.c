@@ -44,9 +44,9 @@ EM_INLINE void load_columns(em_dtype dtype, const uint8_t *group, int64_t i, int
         __m256i even = _mm256_shuffle_epi8(doubled, _mm256_and_si256(v, nibble));
         __m256i odd = _mm256_shuffle_epi8(doubled, _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble));
 #pragma GCC unroll 4
-        for (int b = 0; b < 4; b++) {
-            w[2 * b] = _mm256_cvtepi32_ps(top_byte(even, b));
-            w[2 * b + 1] = _mm256_cvtepi32_ps(top_byte(odd, b));
+        for (int64_t b = 0; b < 4; b++) {
+            w[2 * b] = _mm256_cvtepi32_ps(top_byte(even, (int)b));
+            w[2 * b + 1] = _mm256_cvtepi32_ps(top_byte(odd, (int)b));
         }
         return;
     }

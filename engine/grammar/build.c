@@ -231,11 +231,15 @@ uint32_t em_gr_rule_new(em_gr_build *b, const char *name, size_t name_len)
         em_gr_fail(b, -E2BIG, "The grammar needs more than %u rules; make it smaller.", b->lim.nodes);
         return UINT32_MAX;
     }
-    char *copy = name ? strndup(name, name_len) : NULL;
+    char *copy = name ? malloc(name_len + 1) : NULL; /* a part of the source, which ends nowhere but at its length */
     if ((name && !copy) || em_gr_grow(&b->rules, &b->cap_rules, (size_t)b->n_rules + 1, sizeof(*b->rules))) {
         free(copy);
         em_gr_no_memory(b);
         return UINT32_MAX;
+    }
+    if (copy) {
+        memcpy(copy, name, name_len);
+        copy[name_len] = '\0';
     }
     b->rules[b->n_rules] = (em_gr_rule){.body = EM_EXPR_NEVER, .name = copy};
     return b->n_rules++;
