@@ -140,7 +140,7 @@ class Score(Case):
             tokens = s.request("POST", "/tokenize", {"prompt": self.text}).json()["tokens"]
             values, n = [], 0
             for i in range(0, len(tokens), max_len - 1):
-                a = s.complete({"prompt": tokens[i:i + max_len - 1], "echo": True, "logprobs": 0, "max_tokens": 0})
+                a = s.complete({"prompt": tokens[i:i + max_len - 1], "echo": True, "logprobs": 0, "max_tokens": 0}, timeout=120)
                 self.assertEqual(200, a.status, a)
                 got = a.json()["choices"][0]["logprobs"]["token_logprobs"]
                 self.assertIsNone(got[0])
