@@ -64,9 +64,7 @@ static void play(const em_chat *c, em_chat_reply *r, const char *text, size_t le
             int e = out ? em_chat_reply_stream(r, ev, out) : em_chat_reply_add(r, ev);
             em_event_free(ev);
             free(piece);
-            must(e >= 0, "event refused");
-            if (e)
-                return;
+            must(e >= 0, "event refused"); /* 1: the choice has its end; the engine still tells the rest of it */
         }
 }
 
