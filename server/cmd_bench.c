@@ -68,7 +68,7 @@ static void put_decode(em_buf *b, const em_bench_result *r)
     em_buf_puts(b, "]");
 }
 
-static int print_json(const em_bench_result *r)
+static int print_json(const em_bench_result *r, em_error *err)
 {
     em_buf b = {0};
     em_buf_puts(&b, "{\"machine\":{\"cpu\":");
@@ -87,11 +87,7 @@ static int print_json(const em_bench_result *r)
         em_buf_printf(&b, ",\"server\":{\"schedule_us_p50\":%.4g,\"schedule_us_p99\":%.4g}", r->schedule_us_p50,
                       r->schedule_us_p99);
     em_buf_puts(&b, "}");
-    if (!b.failed)
-        puts(b.data);
-    int code = b.failed ? -ENOMEM : 0;
-    em_buf_done(&b);
-    return code;
+    return em_command_print_json(&b, err);
 }
 
 /* --- for people -------------------------------------------------------------------------------------------------- */
@@ -149,12 +145,12 @@ static int bench(const em_config *c, em_bench_opts *o, em_error *err)
         r = em_engine_bench(o, result, err);
     }
     em_progress_end(&progress);
-    if (r == 0 && c->json && (r = print_json(result)) < 0)
-        em_error_set(err, r, "out of memory");
-    else if (r == 0 && !c->json)
+    if (r == 0 && c->json)
+        r = print_json(result, err);
+    else if (r == 0)
         print_table(result);
-    if (r == 0 && fflush(stdout) != 0)
-        r = em_error_set(err, -EIO, "cannot write the figures: %s", strerror(errno));
+    if (r == 0)
+        r = em_command_flush("the figures", err);
     free(model_dir);
     free(result);
     return r;

@@ -81,12 +81,6 @@ static void print_all(const em_inspect *in, const char *model_dir)
 
 /* --- for scripts ------------------------------------------------------------------------------------------------ */
 
-static void put_string(em_buf *b, const char *name, const char *s)
-{
-    em_buf_printf(b, "\"%s\":", name);
-    em_buf_json_string(b, s, strlen(s));
-}
-
 static void put_numbers(em_buf *b, const char *name, const int64_t *v, int32_t n)
 {
     em_buf_printf(b, ",\"%s\":[", name);
@@ -102,7 +96,7 @@ static void put_layout(em_buf *b, const em_inspect *in)
         em_buf_printf(b, "%s%d", order > 2 ? "," : "", order);
     em_buf_printf(b, "],\"heads\":%d,\"token_ids\":%d,\"classes\":%d,\"pad_token\":%d,\"pad_class\":%d,\"columns\":%d,",
                   in->n_heads, in->n_ids, in->n_classes, in->pad_id, in->pad_class, in->head_dim);
-    put_string(b, "dtype", in->dtype);
+    em_buf_json_member(b, "dtype", in->dtype);
     em_buf_puts(b, ",\"scale_dtype\":");
     if (in->scale_dtype)
         em_buf_json_string(b, in->scale_dtype, strlen(in->scale_dtype));
@@ -130,14 +124,14 @@ static void put_tables(em_buf *b, const em_inspect *in)
 static void put_tiers(em_buf *b, const em_inspect *in)
 {
     em_buf_puts(b, ",");
-    put_string(b, "auto_tier", in->auto_tier);
+    em_buf_json_member(b, "auto_tier", in->auto_tier);
     em_buf_puts(b, ",");
-    put_string(b, "auto_why", in->why);
+    em_buf_json_member(b, "auto_why", in->why);
     em_buf_puts(b, ",\"tiers\":[");
     for (int32_t i = 0; i < in->n_tiers; i++) {
         const em_inspect_tier *t = &in->tier[i];
         em_buf_puts(b, i ? ",{" : "{");
-        put_string(b, "tier", t->name);
+        em_buf_json_member(b, "tier", t->name);
         em_buf_printf(
             b, ",\"memory_bytes\":%" PRIu64 ",\"locked_bytes\":%" PRIu64 ",\"cached_bytes\":%" PRIu64 ",\"fits\":%s}",
             t->own, t->locked, t->cached, t->fits ? "true" : "false");
@@ -145,11 +139,11 @@ static void put_tiers(em_buf *b, const em_inspect *in)
     em_buf_puts(b, "]");
 }
 
-static int print_json(const em_inspect *in, const char *model_dir)
+static int print_json(const em_inspect *in, const char *model_dir, em_error *err)
 {
     em_buf b = {0};
     em_buf_puts(&b, "{");
-    put_string(&b, "model", model_dir);
+    em_buf_json_member(&b, "model", model_dir);
     if (in->n_tables) {
         put_layout(&b, in);
         put_tables(&b, in);
@@ -158,11 +152,7 @@ static int print_json(const em_inspect *in, const char *model_dir)
         em_buf_puts(&b, ",\"tables\":[]");
     }
     em_buf_puts(&b, "}");
-    if (!b.failed)
-        puts(b.data);
-    int r = b.failed ? -ENOMEM : 0;
-    em_buf_done(&b);
-    return r;
+    return em_command_print_json(&b, err);
 }
 
 static int inspect(const em_config *c, em_error *err)
@@ -176,12 +166,12 @@ static int inspect(const em_config *c, em_error *err)
         em_config_engine_opts(c, model_dir, &opts);
         r = em_engine_inspect(&opts, NULL, in, err);
     }
-    if (r == 0 && c->json && (r = print_json(in, model_dir)) < 0)
-        em_error_set(err, r, "out of memory");
-    else if (r == 0 && !c->json)
+    if (r == 0 && c->json)
+        r = print_json(in, model_dir, err);
+    else if (r == 0)
         print_all(in, model_dir);
-    if (r == 0 && fflush(stdout) != 0)
-        r = em_error_set(err, -EIO, "cannot write what was found: %s", strerror(errno));
+    if (r == 0)
+        r = em_command_flush("what was found", err);
     free(model_dir);
     free(in);
     return r;

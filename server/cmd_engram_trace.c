@@ -76,7 +76,7 @@ static void put_points(em_buf *b, const em_trace_result *res)
     em_buf_puts(b, "]");
 }
 
-static int print_json(const em_trace_result *res, const char *name)
+static int print_json(const em_trace_result *res, const char *name, em_error *err)
 {
     em_buf b = {0};
     em_buf_puts(&b, "{\"file\":");
@@ -93,11 +93,7 @@ static int print_json(const em_trace_result *res, const char *name)
     em_buf_puts(&b, "]");
     put_points(&b, res);
     em_buf_puts(&b, "}");
-    if (!b.failed)
-        puts(b.data);
-    int r = b.failed ? -ENOMEM : 0;
-    em_buf_done(&b);
-    return r;
+    return em_command_print_json(&b, err);
 }
 
 static int write_plot(const em_trace_result *res, const char *name, const char *path, em_error *err)
@@ -167,12 +163,12 @@ static int trace(const em_config *c, em_error *err)
     em_progress_end(&progress);
     if (r == 0 && *c->svg)
         r = write_plot(&res, file.name, c->svg, err);
-    if (r == 0 && c->json && (r = print_json(&res, file.name)) < 0)
-        em_error_set(err, r, "out of memory");
-    else if (r == 0 && !c->json)
+    if (r == 0 && c->json)
+        r = print_json(&res, file.name, err);
+    else if (r == 0)
         print_all(&res, file.name);
-    if (r == 0 && fflush(stdout) != 0)
-        r = em_error_set(err, -EIO, "cannot write what was found: %s", strerror(errno));
+    if (r == 0)
+        r = em_command_flush("what was found", err);
     em_text_file_close(&file);
     return r;
 }

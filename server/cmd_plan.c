@@ -86,21 +86,15 @@ static void print_table(const em_memory_plan *p, const char *model_dir)
 
 /* --- for scripts ------------------------------------------------------------------------------------------------ */
 
-static void put_string(em_buf *b, const char *name, const char *s)
-{
-    em_buf_printf(b, "\"%s\":", name);
-    em_buf_json_string(b, s, strlen(s));
-}
-
 static void put_items(em_buf *b, const em_memory_plan *p)
 {
     em_buf_puts(b, "\"items\":[");
     for (int32_t i = 0; i < p->n_items; i++) {
         const em_plan_item *it = &p->item[i];
         em_buf_puts(b, i ? ",{" : "{");
-        put_string(b, "name", it->name);
+        em_buf_json_member(b, "name", it->name);
         em_buf_printf(b, ",\"bytes\":%" PRIu64 ",", it->bytes);
-        put_string(b, "place", place_name(it->place));
+        em_buf_json_member(b, "place", place_name(it->place));
         em_buf_printf(b, ",\"estimated\":%s}", it->estimated ? "true" : "false");
     }
     em_buf_printf(b,
@@ -115,7 +109,7 @@ static void put_checks(em_buf *b, const em_memory_plan *p)
     for (int32_t i = 0; i < p->n_checks; i++) {
         const em_plan_check *c = &p->check[i];
         em_buf_puts(b, i ? ",{" : "{");
-        put_string(b, "name", c->name);
+        em_buf_json_member(b, "name", c->name);
         em_buf_printf(b, ",\"need_bytes\":%" PRIu64, c->need);
         if (c->known && c->limit != EM_UNLIMITED)
             em_buf_printf(b, ",\"limit_bytes\":%" PRIu64, c->limit);
@@ -126,35 +120,31 @@ static void put_checks(em_buf *b, const em_memory_plan *p)
     em_buf_puts(b, "]");
 }
 
-static int print_json(const em_memory_plan *p, const char *model_dir)
+static int print_json(const em_memory_plan *p, const char *model_dir, em_error *err)
 {
     em_buf b = {0};
     em_buf_puts(&b, "{");
-    put_string(&b, "model", model_dir);
+    em_buf_json_member(&b, "model", model_dir);
     em_buf_printf(&b,
                   ",\"threads\":%d,\"max_model_len\":%d,\"max_num_seqs\":%d,\"max_num_batched_tokens\":%d,"
                   "\"snapshots\":%d,\"kv_block_tokens\":%d,\"kv_blocks\":%d,",
                   p->n_threads, p->max_len, p->max_seqs, p->max_batch_tokens, p->n_snapshots, p->block_tokens,
                   p->n_blocks);
-    put_string(&b, "engram_tier", p->engram_tier);
+    em_buf_json_member(&b, "engram_tier", p->engram_tier);
     em_buf_puts(&b, ",");
-    put_string(&b, "backend", p->backend);
+    em_buf_json_member(&b, "backend", p->backend);
     em_buf_puts(&b, ",");
-    put_string(&b, "device", p->device_name);
+    em_buf_json_member(&b, "device", p->device_name);
     em_buf_puts(&b, ",");
-    put_string(&b, "no_gpu_because", p->backend_why);
+    em_buf_json_member(&b, "no_gpu_because", p->backend_why);
     em_buf_puts(&b, ",");
     put_items(&b, p);
     em_buf_puts(&b, ",");
     put_checks(&b, p);
     em_buf_printf(&b, ",\"gpus\":%d,\"fits\":%s,", p->machine.n_gpus, p->fits ? "true" : "false");
-    put_string(&b, "advice", p->advice);
+    em_buf_json_member(&b, "advice", p->advice);
     em_buf_puts(&b, "}");
-    if (!b.failed)
-        puts(b.data);
-    int r = b.failed ? -ENOMEM : 0;
-    em_buf_done(&b);
-    return r;
+    return em_command_print_json(&b, err);
 }
 
 static int plan(const em_config *c, em_error *err)
@@ -168,12 +158,12 @@ static int plan(const em_config *c, em_error *err)
         em_config_engine_opts(c, model_dir, &opts);
         r = em_engine_plan(&opts, NULL, p, err);
     }
-    if (r == 0 && c->json && (r = print_json(p, model_dir)) < 0)
-        em_error_set(err, r, "out of memory");
-    else if (r == 0 && !c->json)
+    if (r == 0 && c->json)
+        r = print_json(p, model_dir, err);
+    else if (r == 0)
         print_table(p, model_dir);
-    if (r == 0 && fflush(stdout) != 0)
-        r = em_error_set(err, -EIO, "cannot write the plan: %s", strerror(errno));
+    if (r == 0)
+        r = em_command_flush("the plan", err);
     if (r == 0 && !p->fits)
         r = em_error_set(err, -ENOMEM, "%s", p->advice);
     free(model_dir);

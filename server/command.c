@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,6 +17,20 @@ int em_command_fail(const char *command, int exit_code, const em_error *err)
 {
     fprintf(stderr, "engramd %s: %s\n", command, err->text[0] ? err->text : "failed");
     return exit_code;
+}
+
+int em_command_print_json(em_buf *text, em_error *err)
+{
+    int r = text->failed ? em_error_set(err, -ENOMEM, "out of memory") : 0;
+    if (r == 0)
+        puts(text->data);
+    em_buf_done(text);
+    return r;
+}
+
+int em_command_flush(const char *what, em_error *err)
+{
+    return fflush(stdout) == 0 ? 0 : em_error_set(err, -EIO, "cannot write %s: %s", what, strerror(errno));
 }
 
 static const char *command_name(em_command command)

@@ -128,3 +128,9 @@ void em_buf_done(em_buf *b)
     free(b->data);
     *b = (em_buf){0};
 }
+
+int em_buf_json_member(em_buf *b, const char *name, const char *s)
+{
+    em_buf_printf(b, "\"%s\":", name);
+    return em_buf_json_string(b, s, strlen(s));
+}

@@ -15,9 +15,10 @@ typedef struct em_buf {
 int em_buf_append(em_buf *b, const void *data, size_t len); /* -ENOMEM */
 int em_buf_puts(em_buf *b, const char *s);
 __attribute__((format(printf, 2, 3))) int em_buf_printf(em_buf *b, const char *fmt, ...);
-int em_buf_json_string(em_buf *b, const char *s, size_t len); /* quoted and escaped; s must be valid UTF-8 */
-void em_buf_consume(em_buf *b, size_t len);                   /* drops the first len bytes */
-void em_buf_clear(em_buf *b);                                 /* empty, memory kept */
+int em_buf_json_string(em_buf *b, const char *s, size_t len);       /* quoted and escaped; s must be valid UTF-8 */
+int em_buf_json_member(em_buf *b, const char *name, const char *s); /* "name":"s"; name needs no escapes */
+void em_buf_consume(em_buf *b, size_t len);                         /* drops the first len bytes */
+void em_buf_clear(em_buf *b);                                       /* empty, memory kept */
 void em_buf_done(em_buf *b);
 
 #endif

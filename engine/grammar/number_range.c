@@ -91,8 +91,8 @@ typedef struct sizes {
     int max_whole, max_frac;
     uint32_t end;
     uint32_t known[N_PHASES][MAX_PLACE][3][3]; /* state + 1 */
-    place *todo;
-    uint32_t n_todo, cap_todo;
+    place *pending;
+    uint32_t n_pending, cap_pending;
 } sizes;
 
 static uint32_t state_of(sizes *s, place p)
@@ -101,10 +101,10 @@ static uint32_t state_of(sizes *s, place p)
     if (*known)
         return *known - 1;
     *known = em_graph_state(&s->g) + 1;
-    if (em_gr_grow(&s->todo, &s->cap_todo, (size_t)s->n_todo + 1, sizeof(p)))
+    if (em_gr_grow(&s->pending, &s->cap_pending, (size_t)s->n_pending + 1, sizeof(p)))
         em_gr_no_memory(s->b);
     else
-        s->todo[s->n_todo++] = p;
+        s->pending[s->n_pending++] = p;
     return *known - 1;
 }
 
@@ -203,10 +203,10 @@ static em_expr sizes_expr(em_gr_build *b, bool integer, const em_decimal *lo, co
     s->known[WHOLE][0][SAME][SAME] = em_graph_state(&s->g) + 1; /* the graph's start is its first state */
     s->end = em_graph_state(&s->g);
     expand(s, (place){WHOLE, 0, SAME, SAME});
-    while (s->n_todo && em_gr_step(b, 12))
-        expand(s, s->todo[--s->n_todo]);
+    while (s->n_pending && em_gr_step(b, 12))
+        expand(s, s->pending[--s->n_pending]);
     em_expr x = em_graph_expr(b, &s->g, s->end);
-    free(s->todo);
+    free(s->pending);
     free(s);
     return x;
 }

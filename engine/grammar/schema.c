@@ -25,7 +25,7 @@ static em_expr call_node(em_schema *s, uint32_t node)
         if (s->b->rc)
             return EM_EXPR_NEVER;
         s->rule[node] = rule + 1;
-        if (em_gr_push(&s->todo, node))
+        if (em_gr_push(&s->pending, node))
             em_gr_no_memory(s->b);
     }
     return em_ex_call(s->b, s->rule[node] - 1, 0, EM_GR_NO_END);
@@ -225,8 +225,8 @@ bool em_schema_count(em_schema *s, const em_keywords *kw, em_keyword k, uint32_t
 
 static void write_bodies(em_schema *s)
 {
-    while (s->todo.n && !s->b->rc) {
-        uint32_t node = s->todo.v[--s->todo.n];
+    while (s->pending.n && !s->b->rc) {
+        uint32_t node = s->pending.v[--s->pending.n];
         em_expr body = em_schema_value(s, node, true);
         if (!s->b->rc)
             s->b->rules[s->rule[node] - 1].body = body;
@@ -257,7 +257,7 @@ em_expr em_schema_expr_at(em_gr_build *b, const char *text, size_t len, const ch
     write_bodies(&s);
     free(s.rule);
     free(s.busy);
-    free(s.todo.v);
+    free(s.pending.v);
     em_jtree_done(&s.tree);
     return b->rc ? EM_EXPR_NEVER : x;
 }

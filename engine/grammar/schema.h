@@ -8,9 +8,9 @@
 typedef struct em_schema {
     em_gr_build *b;
     em_jtree tree;
-    uint32_t *rule;  /* [tree.n] rule of a node that is called, + 1; 0: none */
-    bool *busy;      /* [tree.n] being written in place now */
-    em_gr_u32s todo; /* nodes whose rule has no body yet */
+    uint32_t *rule;     /* [tree.n] rule of a node that is called, + 1; 0: none */
+    bool *busy;         /* [tree.n] being written in place now */
+    em_gr_u32s pending; /* nodes whose rule has no body yet */
 } em_schema;
 
 /* The values that a schema allows, as a call of a rule; when it is the build's first rule, the whole text is one. */
